@@ -19,8 +19,6 @@ def default_home() -> Path:
     return user_data_path("omni-jobs")
 
 
-
-
 class Settings(BaseSettings):
     """The settings of one process. Empty URLs mean: the embedded part, under `home`."""
 

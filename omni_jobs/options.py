@@ -1,0 +1,65 @@
+"""What a user may ask of a job: tasks and their options, with defaults and limits."""
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from omni_jobs.job import Task
+
+LANGUAGES = "ISO 639-1 code such as `en`, or empty to detect it."
+
+
+class Options(BaseModel):
+    """The options of a job. Unknown fields are errors.
+
+    The password of an encrypted PDF is not here: it is a secret, kept apart and never shown.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: tuple[Task, ...] = Field((), description="What to do; empty: what the bytes call for (`auto`).")
+    language: str = Field("", pattern=r"^([a-z]{2,3})?$", description=LANGUAGES)
+    word_times: bool = Field(True, description="Start and end of every word by forced alignment.")
+    start_s: float = Field(0.0, ge=0, description="Leave out what lies before this second.")
+    end_s: float | None = Field(None, gt=0, description="Leave out what lies after this second.")
+    pages: str = Field("", description="Pages of a document, as `1-3,7`; empty: all.")
+    frames_per_s: float = Field(1.0, gt=0, le=5, description="Frames looked at per second of video.")
+    dpi: int = Field(150, ge=72, le=300, description="Resolution at which pages are read.")
+    summary: bool = Field(True, description="An extractive summary: sentences out of the source, with their places.")
+
+    @field_validator("pages")
+    @classmethod
+    def _pages(cls, value: str) -> str:
+        page_ranges(value)
+        return value.replace(" ", "")
+
+    @field_validator("end_s")
+    @classmethod
+    def _end(cls, value: float | None, info: object) -> float | None:
+        start = getattr(info, "data", {}).get("start_s", 0.0)
+        if value is not None and value <= start:
+            raise ValueError(f"end_s must lie after start_s: got {start} to {value}")
+        return value
+
+
+def page_ranges(text: str) -> list[tuple[int, int]]:
+    """`1-3,7` as [(1, 3), (7, 7)]; `5-` has no end and gives (5, 2**31 - 1).
+
+    Raises:
+        ValueError: not such a list, a page below 1, or a range that runs backwards.
+    """
+    ranges: list[tuple[int, int]] = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        match = re.fullmatch(r"(\d+)(?:(-)(\d*))?", part)
+        if not match:
+            raise ValueError(f"expected pages such as 1-3,7, got {part!r}")
+        first = int(match[1])
+        last = first if not match[2] else int(match[3]) if match[3] else 2**31 - 1
+        if first < 1 or last < first:
+            raise ValueError(f"expected pages from 1 on in rising order, got {part!r}")
+        ranges.append((first, last))
+    return ranges
+
+
+TaskName = Literal["auto", "transcribe", "caption", "document"]
