@@ -9,7 +9,7 @@ import io
 import json
 import struct
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -173,7 +173,7 @@ class CanonicalPage:
     media_type: ClassVar[str] = "application/zip"
 
     def to_bytes(self) -> bytes:
-        head = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("jpeg", "words")}
+        head = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("jpeg", "words")}
         head["words"] = [list(asdict(word).values()) for word in self.words]
         return _pack(head, {"page.jpg": self.jpeg})
 
