@@ -119,6 +119,7 @@ JOB_MOVES: frozenset[tuple[JobState, JobState]] = frozenset(
 UNIT_MOVES: frozenset[tuple[UnitState, UnitState]] = frozenset(
     {
         (UnitState.READY, UnitState.RUNNING),
+        (UnitState.READY, UnitState.DEAD),  # its job was cancelled or has failed
         (UnitState.RUNNING, UnitState.READY),
         (UnitState.RUNNING, UnitState.DONE),
         (UnitState.RUNNING, UnitState.DEAD),
