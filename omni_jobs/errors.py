@@ -42,6 +42,13 @@ class Problem:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def lost(cls, *, late: bool) -> "Problem":
+        """Its worker went silent, or held it beyond the deadline."""
+        if late:
+            return cls(ErrorType.TIMEOUT, "the unit was not done within its time limit", retryable=True)
+        return cls(ErrorType.CRASHED, "the worker that held the unit died or went silent", retryable=True)
+
 
 class OmniError(Exception):
     """Base of everything raised on purpose."""

@@ -20,6 +20,6 @@ def downgrade() -> None:
         drop table omni.ledger, omni.summaries, omni.coverage, omni.blocks, omni.pages, omni.captions, omni.segments,
           omni.artifacts, omni.results, omni.events, omni.attempts, omni.units, omni.workers, omni.sources, omni.jobs,
           omni.tenants;
-        drop function omni.check_job_move, omni.check_unit_move;
+        drop function omni.check_job_move, omni.check_unit_move, omni.found_in, omni.marked, omni.fold;
         """
     )

@@ -1,6 +1,17 @@
 -- Tables of the core. Ids are UUIDv7 made by the client (PostgreSQL 15 has no uuidv7()).
 create schema if not exists omni;
 
+-- Text as it is searched: no case, no accents, no ligatures, a space around each Han or Kana character, because the
+-- parser would take a sentence of them for one word. Immutable, as generated columns ask for.
+create function omni.fold(text) returns text language sql immutable strict parallel safe as $$
+  select regexp_replace(
+    replace(replace(replace(
+      translate(lower(normalize(regexp_replace(normalize($1, nfkd), '[\u0300-\u036f]', '', 'g'), nfc)), 'øđłħı', 'odlhi'),
+      'ß', 'ss'), 'æ', 'ae'), 'œ', 'oe'),
+    '([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])(?=\w)|(\w)(?=[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])',
+    '\1\2 ', 'g')
+$$;
+
 create table omni.tenants (
   tenant_id   text primary key check (tenant_id ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
   weight      double precision not null default 1 check (weight > 0),
@@ -32,10 +43,12 @@ create table omni.jobs (
   created_at       timestamptz not null default now(),
   started_at       timestamptz,
   finished_at      timestamptz,
+  swept_at         timestamptz,
   unique (tenant_id, idempotency_key)
 );
 create index jobs_listed on omni.jobs (tenant_id, created_at desc, job_id desc);
 create index jobs_open on omni.jobs (job_id) where state in ('queued', 'running');
+create index jobs_unswept on omni.jobs (finished_at) where swept_at is null and finished_at is not null;
 
 create table omni.sources (
   source_id    uuid primary key,
@@ -175,7 +188,7 @@ create table omni.segments (
   speaker     text,
   confidence  double precision,
   words       jsonb not null default '[]',
-  search      tsvector generated always as (to_tsvector('simple', text)) stored,
+  search      tsvector generated always as (to_tsvector('simple', omni.fold(text))) stored,
   primary key (job_id, revision, source_id, position)
 );
 create index segments_search on omni.segments using gin (search);
@@ -192,7 +205,7 @@ create table omni.captions (
   on_screen  jsonb not null default '[]',
   evidence   jsonb not null default '{}',
   screen     text not null default '',
-  search     tsvector generated always as (to_tsvector('simple', screen)) stored,
+  search     tsvector generated always as (to_tsvector('simple', omni.fold(screen))) stored,
   primary key (job_id, revision, source_id, position)
 );
 create index captions_search on omni.captions using gin (search);
@@ -225,7 +238,7 @@ create table omni.blocks (
   x1          double precision not null,
   y1          double precision not null,
   confidence  double precision,
-  search      tsvector generated always as (to_tsvector('simple', text)) stored,
+  search      tsvector generated always as (to_tsvector('simple', omni.fold(text))) stored,
   primary key (job_id, revision, source_id, page, block)
 );
 create index blocks_search on omni.blocks using gin (search);

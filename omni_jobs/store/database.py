@@ -1,0 +1,90 @@
+"""The connection to PostgreSQL, and how Python values become parameters."""
+
+import re
+from typing import Any
+
+from psycopg.types.json import Jsonb
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from uuid_utils import compat as uuids
+
+from omni_jobs.errors import UsageError
+
+NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def open_database(url: str, *, size: int = 8, application: str = "omni-jobs") -> Engine:
+    """An engine on `postgresql://...`; connections are made when first used.
+
+    Raises:
+        UsageError: not the URL of a PostgreSQL database.
+    """
+    match = re.match(r"postgres(?:ql)?(?:\+psycopg)?://", url)
+    if not match:
+        raise UsageError(f"expected a database URL such as postgresql://user@host/name, got {url.split('@')[-1]!r}")
+    return create_engine(
+        "postgresql+psycopg://" + url[match.end() :],
+        pool_size=size,
+        max_overflow=size,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        connect_args={"application_name": application, "connect_timeout": 10},
+    )
+
+
+def new_id() -> str:
+    """A UUIDv7: its order is the order of creation."""
+    return str(uuids.uuid7())
+
+
+def jsonb(value: Any) -> Jsonb:
+    """A jsonb parameter, less what PostgreSQL cannot keep (NUL, lone surrogates)."""
+    return Jsonb(storable(value))
+
+
+def storable(value: Any) -> Any:
+    match value:
+        case str():
+            return NOT_STORABLE.sub("", value)
+        case dict():
+            return {storable(key): storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [storable(item) for item in value]
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            return None
+        case _:
+            return value
+
+
+def rows(tx: Connection, sql: str, **params: Any) -> list[dict[str, Any]]:
+    """Run one statement and return its rows as dicts."""
+    return [dict(row) for row in tx.execute(text(sql), params).mappings()]
+
+
+def row(tx: Connection, sql: str, **params: Any) -> dict[str, Any] | None:
+    found = rows(tx, sql, **params)
+    return found[0] if found else None
+
+
+def run(tx: Connection, sql: str, **params: Any) -> int:
+    """Run one statement and return how many rows it touched."""
+    return tx.execute(text(sql), params).rowcount
+
+
+def run_many(tx: Connection, sql: str, params: list[dict[str, Any]]) -> None:
+    if params:
+        tx.execute(text(sql), params)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database went away, so that the same call may be repeated later."""
+    from psycopg import errors
+    from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(error, TimeoutError):
+        return True
+    if isinstance(error, OperationalError | InterfaceError):
+        return not isinstance(error.orig, errors.QueryCanceled | errors.DeadlockDetected)
+    return False
