@@ -1,0 +1,233 @@
+"""The object store: five verbs for `s3://bucket[/prefix]` and `file:///folder`.
+
+Keys are ours: relative, without `//` and `..`. Uploads of unknown length go up in parts, so memory stays flat.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from omni_jobs.errors import NotFound, Unavailable, UsageError
+from omni_jobs.settings import Settings
+
+PART_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was put: size and sha-256 of the bytes that went by."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    key: str
+    size_bytes: int
+    version: str  # ETag, or mtime and size of a file
+
+
+class BlobStore(Protocol):
+    """Raises `NotFound` for a key that is not there and `Unavailable` when the store does not answer."""
+
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str = "application/octet-stream") -> Stored: ...
+
+    def get(self, key: str) -> bytes: ...
+
+    def open(self, key: str) -> Iterator[bytes]:
+        """The bytes in pieces."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[Listed]: ...
+
+    def delete(self, prefix: str) -> int:
+        """Delete a key, or everything below a prefix that ends with `/`; returns how many."""
+        ...
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    """The store named by `blob_url`.
+
+    Raises:
+        UsageError: not a URL of a store we know.
+    """
+    parts = urlsplit(settings.blob_url)
+    match parts.scheme:
+        case "s3" if parts.netloc:
+            return S3Store(s3_client(settings), parts.netloc, parts.path.strip("/"))
+        case "file":
+            return FileStore(Path(unquote(parts.path)))
+        case _:
+            raise UsageError(
+                f"expected OMNI_BLOB_URL as s3://bucket/prefix or file:///folder, got {settings.blob_url!r}"
+            )
+
+
+def s3_client(settings: Settings) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint or None,
+        aws_access_key_id=settings.s3_access_key or None,
+        aws_secret_access_key=settings.s3_secret_key or None,
+        region_name=settings.s3_region,
+        config=Config(
+            retries={"max_attempts": 6, "mode": "standard"},
+            connect_timeout=5,
+            read_timeout=60,
+            max_pool_connections=32,
+            s3={"addressing_style": "path"} if settings.s3_endpoint else {},
+        ),
+    )
+
+
+class Hashing(io.RawIOBase):
+    """A reader that knows the sha-256 and length of what has been read from it."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(size)
+        self._hash.update(data)
+        self.size_bytes += len(data)
+        return data
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+class S3Store:
+    """Objects of one bucket below a prefix."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
+        self.client, self.bucket = client, bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        # One thread a transfer: memory stays at a few parts.
+        self._transfer = TransferConfig(
+            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, use_threads=False
+        )
+
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str = "application/octet-stream") -> Stored:
+        source = Hashing(io.BytesIO(data) if isinstance(data, bytes) else data)
+        with _answering(key):
+            self.client.upload_fileobj(
+                source, self.bucket, self._prefix + key, ExtraArgs={"ContentType": media_type}, Config=self._transfer
+            )
+        return Stored(key, source.size_bytes, source.sha256)
+
+    def get(self, key: str) -> bytes:
+        with _answering(key):
+            return self.client.get_object(Bucket=self.bucket, Key=self._prefix + key)["Body"].read()
+
+    def open(self, key: str) -> Iterator[bytes]:
+        with _answering(key):
+            body = self.client.get_object(Bucket=self.bucket, Key=self._prefix + key)["Body"]
+            yield from body.iter_chunks(1 << 20)
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        with _answering(prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for one in page.get("Contents", ()):
+                    yield Listed(one["Key"][len(self._prefix) :], one["Size"], one["ETag"].strip('"'))
+
+    def delete(self, prefix: str) -> int:
+        keys = [one.key for one in self.list(prefix)] if prefix.endswith("/") else [prefix]
+        with _answering(prefix):
+            for start in range(0, len(keys), 1000):
+                objects = [{"Key": self._prefix + key} for key in keys[start : start + 1000]]
+                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+        return len(keys)
+
+
+class FileStore:
+    """Files below a folder; a put is a rename, so that nobody reads half of one."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def _path(self, key: str) -> Path:
+        if not key or key.startswith("/") or ".." in key.split("/"):
+            raise UsageError(f"expected a relative key without '..', got {key!r}")
+        return self._root / key
+
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str = "application/octet-stream") -> Stored:
+        source = Hashing(io.BytesIO(data) if isinstance(data, bytes) else data)
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".put-", delete=False) as part:
+            try:
+                shutil.copyfileobj(source, part, PART_BYTES)
+                part.flush()
+                os.fsync(part.fileno())
+                os.replace(part.name, path)
+            except BaseException:
+                os.unlink(part.name)
+                raise
+        return Stored(key, source.size_bytes, source.sha256)
+
+    def get(self, key: str) -> bytes:
+        return b"".join(self.open(key))
+
+    def open(self, key: str) -> Iterator[bytes]:
+        try:
+            with self._path(key).open("rb") as file:
+                while piece := file.read(1 << 20):
+                    yield piece
+        except FileNotFoundError as error:
+            raise NotFound(f"no object {key}") from error
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        for path in sorted(self._root.rglob("*")):
+            key = path.relative_to(self._root).as_posix()
+            if key.startswith(prefix) and path.is_file() and not path.name.startswith(".put-"):
+                stat = path.stat()
+                yield Listed(key, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}")
+
+    def delete(self, prefix: str) -> int:
+        keys = [one.key for one in self.list(prefix)] if prefix.endswith("/") else [prefix]
+        for key in keys:
+            self._path(key).unlink(missing_ok=True)
+            for parent in self._path(key).parents:
+                if parent == self._root:
+                    break
+                with suppress(OSError):
+                    parent.rmdir()
+        return len(keys)
+
+
+@contextmanager
+def _answering(key: str) -> Iterator[None]:
+    """Our own errors for what boto3 raises."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in ("NoSuchKey", "404", "NotFound"):
+            raise NotFound(f"no object {key}") from error
+        raise Unavailable(f"the object store answered {code or 'an error'} for {key}") from error
+    except BotoCoreError as error:
+        raise Unavailable(f"the object store does not answer: {type(error).__name__}") from error
