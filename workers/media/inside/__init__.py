@@ -1,0 +1,1 @@
+"""What runs in the child: each module has `run(source, params)`, a generator of messages."""

@@ -1,0 +1,250 @@
+"""Decodes one sound stream to 16 kHz mono PCM with true times.
+
+Batches of about a second are averaged over channels in numpy (any layout) and resampled by libswresample.
+Where timestamps jump, a new run begins at its own place; what lies between is silence nobody has to send.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from numpy.typing import NDArray
+
+from omni_jobs.errors import ErrorType, SourceError
+from workers.media.gaps import Gap, merge, missing_tail
+from workers.media.inside import containers
+from workers.media.wire import Message
+
+RATE_HZ = 16_000
+SEND_SAMPLES = 10 * RATE_HZ
+# Millisecond timestamps and encoders' slips move by less than this; it is no pause.
+JITTER_S = Fraction(6, 100)
+LONGEST_JUMP_S = 3600
+LONGEST_S = 48 * 3600
+RUN_UP_S = 1.0  # decoded before a requested start, so that the codec has settled
+
+
+def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
+    """`pcm` messages (at: sample index from `start_s`) and `end` (start_s, samples, gaps)."""
+    container = containers.opened(source)
+    stream = containers.audio_stream(container)
+    if stream is None:
+        raise no_audio(container)
+    zero = containers.origin(container)
+    wanted = (params["start_s"], params["end_s"])
+    promised = containers.promised_end(container, stream, zero, source)
+    track = Track(wanted, containers.container_end(container, zero), containers.demuxer(container))
+    packets = containers.Packets(container, stream)
+    refused = 0
+    for packet in packets:
+        begins_s = None if packet.pts is None else float(packet.pts * stream.time_base - zero + track.shift)
+        if begins_s is not None:
+            if wanted[1] is not None and begins_s > wanted[1] + RUN_UP_S:
+                break
+            if begins_s < wanted[0] - RUN_UP_S and packet.size:
+                continue
+        frames = containers.decoded(stream, packet)
+        if frames is None:
+            refused += 1
+            track.damaged = True
+            continue
+        for frame in frames:
+            time = None if frame.pts is None else frame.pts * frame.time_base - zero
+            yield from track.add(time, frame)
+    yield from track.close()
+    if not track.first_s_known:
+        raise _nothing(packets, refused, wanted)
+    if track.damaged:  # after the last good frame
+        promised = promised or containers.container_end(container, zero)
+    tail = missing_tail(track.until_s, promised) if wanted[1] is None else None
+    gaps = merge([*track.gaps, *([tail] if tail else [])])
+    rows = [[gap.start_s, gap.end_s, gap.reason] for gap in gaps]
+    yield Message("end", {"start_s": track.base_s, "samples": track.written, "gaps": rows})
+
+
+def no_audio(container: Any) -> SourceError:
+    if any(stream.type == "audio" for stream in container.streams):
+        return SourceError(ErrorType.UNSUPPORTED, "expected sound in a known codec, got one that no decoder here knows")
+    return SourceError(ErrorType.NO_AUDIO, "expected sound, got a file without a sound stream")
+
+
+def _nothing(packets: containers.Packets, refused: int, wanted: tuple[float, float | None]) -> SourceError:
+    if refused or packets.broken:
+        return SourceError(ErrorType.UNREADABLE, "expected sound that decodes, and no part of this file's does")
+    if packets.count and wanted != (0, None):
+        end = "the end" if wanted[1] is None else f"{wanted[1]:g} s"
+        return SourceError(ErrorType.EMPTY, f"expected sound between {wanted[0]:g} s and {end}, got none there")
+    return SourceError(ErrorType.EMPTY, "expected sound, got a container without samples")
+
+
+class Track:
+    """Places decoded frames on the source's timeline.
+
+    Attributes:
+        base_s: where sample 0 of the output lies in the source.
+        until_s: where the decoded sound ends so far.
+        written: samples from `base_s` to the end of what was sent.
+        shift: added to timestamps after a jump that is not believed.
+        damaged: something was refused since the last good frame.
+    """
+
+    def __init__(self, wanted: tuple[float, float | None], ends_s: float | None, kind: str) -> None:
+        self._wanted, self._ends_s, self._kind = wanted, ends_s, kind
+        self._batch = Batch()
+        self._resampler: AudioResampler | None = None
+        self._rate_hz = 0
+        self._run_begin = Fraction(0)  # source time of the run's first sample
+        self._run_samples = 0  # at the source's rate
+        self._at = 0  # output index of the next resampled sample
+        self._ready: list[NDArray[np.int16]] = []
+        self._ready_samples = 0
+        self.first_s_known = False
+        self.base_s = 0.0
+        self.until_s = 0.0
+        self.written = 0
+        self.shift = Fraction(0)
+        self.damaged = False
+        self.gaps: list[Gap] = []
+
+    def add(self, time: Fraction | None, frame: AudioFrame) -> Iterator[Message]:
+        if not frame.samples or not frame.sample_rate:
+            return
+        array = mono_ready(frame)
+        if not self.first_s_known:
+            self._begin(max(time or Fraction(0), Fraction(-1)), frame.sample_rate)
+        expected = self._run_begin + Fraction(self._run_samples, self._rate_hz)
+        now = expected if time is None else time + self.shift
+        if now - expected > JITTER_S:
+            yield from self._jump(expected, now, frame.sample_rate)
+        elif expected - now > JITTER_S:
+            if expected - now > 1:
+                self.shift += expected - now
+            else:
+                array = array[:, int((expected - now) * frame.sample_rate) :]
+        self.damaged = False
+        if frame.sample_rate != self._rate_hz:
+            yield from self._new_run(expected, frame.sample_rate)
+        self._run_samples += array.shape[1]
+        self.until_s = float(self._run_begin + Fraction(self._run_samples, self._rate_hz))
+        if self.until_s > LONGEST_S:
+            raise SourceError(ErrorType.TOO_LARGE, f"expected at most {LONGEST_S // 3600} h of sound, got more")
+        self._batch.add(array)
+        if self._batch.samples >= self._rate_hz:
+            yield from self._resample()
+
+    def close(self) -> Iterator[Message]:
+        if self.first_s_known:
+            yield from self._end_run()
+            yield from self._send(everything=True)
+
+    def _begin(self, time: Fraction, rate_hz: int) -> None:
+        self.first_s_known = True
+        self.base_s = max(float(time), float(self._wanted[0]), 0.0)
+        if self._wanted[0] == 0 and self.damaged and time > JITTER_S:
+            self.gaps.append(Gap(0.0, float(time), "damaged"))
+        self._start_run(time, rate_hz)
+
+    def _jump(self, expected: Fraction, now: Fraction, rate_hz: int) -> Iterator[Message]:
+        if not self._believable(expected, now):
+            self.shift -= now - expected
+            return
+        start_s, end_s = max(float(expected), self.base_s), float(now)
+        if end_s > start_s and (self.damaged or end_s - start_s > 0.5):
+            self.gaps.append(Gap(start_s, end_s, "damaged" if self.damaged else "hole"))
+        yield from self._new_run(now, rate_hz)
+
+    def _believable(self, expected: Fraction, now: Fraction) -> bool:
+        if self._kind in containers.DISCONTINUOUS:
+            return now - expected < 10
+        if self._ends_s is not None:
+            return now < self._ends_s + 5
+        return now - expected < LONGEST_JUMP_S
+
+    def _new_run(self, time: Fraction, rate_hz: int) -> Iterator[Message]:
+        yield from self._end_run()
+        yield from self._send(everything=True)
+        self._start_run(time, rate_hz)
+
+    def _start_run(self, time: Fraction, rate_hz: int) -> None:
+        self._run_begin, self._run_samples, self._rate_hz = time, 0, rate_hz
+        self._at = round((time - Fraction(self.base_s)) * RATE_HZ)
+        self._resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
+
+    def _end_run(self) -> Iterator[Message]:
+        yield from self._resample()
+        if self._resampler is not None and self._run_samples:
+            self._keep(self._resampler.resample(None))
+
+    def _resample(self) -> Iterator[Message]:
+        assert self._resampler is not None
+        mono = self._batch.take()
+        if len(mono):
+            frame = AudioFrame.from_ndarray(mono[None, :], format="flt", layout="mono")
+            frame.sample_rate = self._rate_hz
+            self._keep(self._resampler.resample(frame))
+        yield from self._send(everything=False)
+
+    def _keep(self, frames: list[AudioFrame]) -> None:
+        for frame in frames:
+            samples = frame.to_ndarray().reshape(-1)
+            self._ready.append(samples)
+            self._ready_samples += len(samples)
+
+    def _send(self, everything: bool) -> Iterator[Message]:
+        if not self._ready_samples or (self._ready_samples < SEND_SAMPLES and not everything):
+            return
+        samples = np.concatenate(self._ready)
+        at = self._at
+        self._ready, self._ready_samples = [], 0
+        self._at += len(samples)
+        # Rounding, or a run that begins before the last one ended: what is there stays.
+        skip = max(self.written - at, 0)
+        end = None if self._wanted[1] is None else max(round((self._wanted[1] - self.base_s) * RATE_HZ) - at, 0)
+        samples = samples[skip:end]
+        if len(samples):
+            self.written = at + skip + len(samples)
+            yield Message("pcm", {"at": at + skip}, np.ascontiguousarray(samples).data)
+
+
+class Batch:
+    """Frames of one rate waiting to be averaged: [channels, samples] in the source's sample format."""
+
+    def __init__(self) -> None:
+        self._arrays: list[NDArray[Any]] = []
+        self.samples = 0
+
+    def add(self, array: NDArray[Any]) -> None:
+        self._arrays.append(array)
+        self.samples += array.shape[1]
+
+    def take(self) -> NDArray[np.float32]:
+        """[N] float32 in -1..1, the mean of the channels."""
+        arrays, self._arrays, self.samples = self._arrays, [], 0
+        parts: list[NDArray[np.float32]] = []
+        while arrays:
+            first = arrays[0]
+            same = next(
+                (i for i, a in enumerate(arrays) if a.shape[0] != first.shape[0] or a.dtype != first.dtype),
+                len(arrays),
+            )
+            parts.append(_mean(np.concatenate(arrays[:same], axis=1)))
+            arrays = arrays[same:]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def mono_ready(frame: AudioFrame) -> NDArray[Any]:
+    """[channels, samples], planar whatever the frame was."""
+    array = frame.to_ndarray()
+    return array if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels).T
+
+
+def _mean(array: NDArray[Any]) -> NDArray[np.float32]:
+    if array.dtype.kind == "f":
+        return np.nan_to_num(array.mean(axis=0, dtype=np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
+    if array.dtype == np.uint8:
+        return (array.mean(axis=0, dtype=np.float32) - 128.0) / 128.0
+    scale = float(1 << (8 * array.dtype.itemsize - 1))
+    return (array.mean(axis=0, dtype=np.float64) / scale).astype(np.float32)
