@@ -191,7 +191,8 @@ create table omni.segments (
   search      tsvector generated always as (to_tsvector('simple', omni.fold(text))) stored,
   primary key (job_id, revision, source_id, position)
 );
-create index segments_search on omni.segments using gin (search);
+-- Without fastupdate: a search would read the list of pending rows each time, and few rows come at once.
+create index segments_search on omni.segments using gin (search) with (fastupdate = off);
 
 create table omni.captions (
   job_id     uuid not null references omni.jobs on delete cascade,
@@ -208,7 +209,7 @@ create table omni.captions (
   search     tsvector generated always as (to_tsvector('simple', omni.fold(screen))) stored,
   primary key (job_id, revision, source_id, position)
 );
-create index captions_search on omni.captions using gin (search);
+create index captions_search on omni.captions using gin (search) with (fastupdate = off);
 
 create table omni.pages (
   job_id       uuid not null references omni.jobs on delete cascade,
@@ -241,7 +242,7 @@ create table omni.blocks (
   search      tsvector generated always as (to_tsvector('simple', omni.fold(text))) stored,
   primary key (job_id, revision, source_id, page, block)
 );
-create index blocks_search on omni.blocks using gin (search);
+create index blocks_search on omni.blocks using gin (search) with (fastupdate = off);
 
 create table omni.coverage (
   job_id     uuid not null references omni.jobs on delete cascade,

@@ -290,22 +290,26 @@ begin
   if numnode(q) = 0 or querytree(q) = 'T' then
     return;
   end if;
+  -- offset 0: the text is looked up first, through its index; the planner might otherwise walk through a job.
   return query
   with hit as (
     (select 'speech' as medium, t.job_id, t.source_id, t.start_s, t.end_s, null::integer as page, t.text as body,
             t.words as parts, null::double precision[] as box, ts_rank(t.search, q, 1) as rank
-       from omni.segments t join omni.jobs j on j.job_id = t.job_id and j.result_revision = t.revision
-      where t.search @@ q order by rank desc, t.job_id, t.source_id, t.start_s limit most)
+       from (select * from omni.segments where search @@ q offset 0) t
+       join omni.jobs j on j.job_id = t.job_id and j.result_revision = t.revision
+      order by rank desc, t.job_id, t.source_id, t.start_s limit most)
     union all
     (select 'screen', c.job_id, c.source_id, c.start_s, c.end_s, null, c.screen,
             c.on_screen, null, ts_rank(c.search, q, 1) as rank
-       from omni.captions c join omni.jobs j on j.job_id = c.job_id and j.result_revision = c.revision
-      where c.search @@ q order by rank desc, c.job_id, c.source_id, c.start_s limit most)
+       from (select * from omni.captions where search @@ q offset 0) c
+       join omni.jobs j on j.job_id = c.job_id and j.result_revision = c.revision
+      order by rank desc, c.job_id, c.source_id, c.start_s limit most)
     union all
     (select 'page', b.job_id, b.source_id, null, null, b.page, b.text,
             null, array[b.x0, b.y0, b.x1, b.y1], ts_rank(b.search, q, 1) as rank
-       from omni.blocks b join omni.jobs j on j.job_id = b.job_id and j.result_revision = b.revision
-      where b.search @@ q order by rank desc, b.job_id, b.source_id, b.page, b.block limit most)
+       from (select * from omni.blocks where search @@ q offset 0) b
+       join omni.jobs j on j.job_id = b.job_id and j.result_revision = b.revision
+      order by rank desc, b.job_id, b.source_id, b.page, b.block limit most)
     order by rank desc, job_id, source_id, start_s, page limit most
   )
   select h.job_id, h.source_id, s.name, h.medium,
