@@ -60,6 +60,8 @@ class Settings(BaseSettings):
         "copy", description="`copy`: the snapshot stays in the object store; `reference`: it goes when the job ends."
     )
     lease_s: float = Field(30.0, gt=0, description="A worker that is silent for so long loses its units.")
+    stall_s: float = Field(180.0, gt=0, description="A worker whose units do not progress for so long stops beating.")
+    drain_s: float = Field(5.0, ge=0, description="On SIGTERM running units get so long before they are handed back.")
     poll_s: float = Field(1.0, gt=0, description="How often watchers and `maintain` look.")
     settle_s: float = Field(2.0, ge=0, description="A watched file must not change for so long before it is taken.")
     child_memory_bytes: int = Field(2 * 2**30, description="Address space of a decode child.")

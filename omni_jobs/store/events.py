@@ -26,7 +26,9 @@ def since(db: Engine, job_id: str, seq: int = 0, limit: int = 500) -> list[dict[
     with db.connect() as tx:
         return rows(
             tx,
-            "select seq, at, type, data from omni.events where job_id = :job_id and seq > :seq order by seq limit :limit",
+            """
+            select seq, at, type, data from omni.events where job_id = :job_id and seq > :seq order by seq limit :limit
+            """,
             job_id=job_id,
             seq=seq,
             limit=limit,

@@ -37,7 +37,8 @@ select j.job_id, j.tenant_id, j.name, j.origin, j.options, j.metadata, j.state, 
        'done', round(sum(n) filter (where state = 'done'), 3), 'empty', round(sum(n) filter (where state = 'empty'), 3),
        'failed', round(sum(n) filter (where state = 'failed'), 3)) as totals
      from (select medium, state, case medium when 'page' then 1 else (end_s - start_s)::numeric end as n
-           from omni.coverage where job_id = j.job_id and revision = j.result_revision) n group by medium) c) as coverage
+           from omni.coverage where job_id = j.job_id and revision = j.result_revision) n
+     group by medium) c) as coverage
 from omni.jobs j
 """
 
@@ -88,7 +89,7 @@ def insert(db: Engine, job: NewJob) -> tuple[str, bool]:
             tx.rollback()
             return _of_ledger(db, job.ledger_id), False
         record(tx, job.job_id, "job.queued", name=job.name, sources=[source.uri for source in job.sources])
-        new = {"job_id": job.job_id, "revision": 1, "priority": job.priority}
+        new = {"job_id": job.job_id, "revision": 1, "priority": job.priority, "woken": set()}
         for position, source in enumerate(job.sources):
             source_id = _insert_source(tx, job.job_id, position, source)
             insert_unit(tx, new, UnitKind.PREPARE, source_id=source_id, position=position)

@@ -11,8 +11,8 @@ from omni_jobs.store.events import record
 
 
 def lock(tx: Connection, job_id: str) -> dict[str, Any] | None:
-    """The job row, locked until the transaction ends."""
-    return row(
+    """The job row, locked until the transaction ends; `woken` collects the pools that get work meanwhile."""
+    found = row(
         tx,
         """
         select job_id, tenant_id, state, phase, revision, options, priority, reuse, result_revision
@@ -20,6 +20,7 @@ def lock(tx: Connection, job_id: str) -> dict[str, Any] | None:
         """,
         job_id=job_id,
     )
+    return found | {"woken": set()} if found else None
 
 
 def settle(tx: Connection, job: dict[str, Any]) -> None:
@@ -42,7 +43,15 @@ def _take(tx: Connection, job: dict[str, Any], step: Step) -> None:
     match step.phase:
         case Phase.REDUCE if job["options"].get("summary", True):
             sources = rows(
-                tx, "select source_id from omni.sources where job_id = :id and error is null", id=job["job_id"]
+                tx,
+                """
+                select source_id from omni.sources s where job_id = :id and error is null and not exists (
+                  select 1 from omni.units u
+                  where u.source_id = s.source_id and u.revision = :revision and u.kind = 'reduce')
+                order by position
+                """,
+                id=job["job_id"],
+                revision=job["revision"],
             )
             for source in sources:
                 insert_unit(tx, job, UnitKind.REDUCE, source_id=source["source_id"])
@@ -129,6 +138,8 @@ def insert_unit(
         time_limit_s=time_limit_s,
         progress=1.0 if answered else 0.0,
     )
+    if state == "ready":
+        job["woken"].add(POOL_OF[kind])
     return unit_id
 
 

@@ -129,7 +129,7 @@ def copy_answers(tx: Connection, job: dict[str, Any], source_id: str, twin_id: s
           u.amount, u.reuse_key, 'done', u.answer, u.answer_digest, u.unit_id, 1, now()
         from omni.units u join omni.jobs j using (job_id)
         where u.source_id = :twin_id and u.state = 'done' and u.revision = j.revision
-          and u.kind not in ('prepare', 'deliver', 'reduce')
+          and u.kind not in ('prepare', 'deliver')
         """,
         job_id=job["job_id"],
         source_id=source_id,

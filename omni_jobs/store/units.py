@@ -117,12 +117,15 @@ def finish(
     *,
     follow: Iterable[NewUnit] = (),
     also: InTransaction | None = None,
-) -> None:
+) -> set[Pool]:
     """Store an answer, what follows from it, and let the job move on. The same call twice is harmless.
 
     Args:
         follow: units to insert; those whose `reuse_key` has an answer are inserted as done.
         also: further writes of the handler, in the same transaction, given the locked job row.
+
+    Returns:
+        The pools that have new work.
 
     Raises:
         Fenced: the unit was taken over, or ended otherwise.
@@ -135,7 +138,7 @@ def finish(
         if held is None or job is None:
             raise Fenced(f"unit {unit.unit_id} is gone")
         if held["state"] == "done" and (held["generation"], held["answer_digest"]) == (unit.generation, digest):
-            return
+            return set(Pool)
         if held["generation"] != unit.generation or held["state"] != "running":
             raise Fenced(f"unit {unit.unit_id}: generation {held['generation']} has replaced {unit.generation}")
         if not JobState(job["state"]).open:
@@ -159,6 +162,7 @@ def finish(
         insert_all(tx, job, follow)
         record(tx, unit.job_id, "unit.done", unit=unit.unit_id, kind=unit.kind.value, position=unit.position)
         settle(tx, job)
+        return job["woken"]
 
 
 def insert_all(tx: Connection, job: dict[str, Any], units: Iterable[NewUnit]) -> None:
@@ -383,7 +387,7 @@ def waiting(db: Engine) -> dict[Pool, int]:
 
 
 def answers(db: Engine, job_id: str, revision: int, source_id: str | None = None) -> list[dict[str, Any]]:
-    """What became of every unit of a revision: {unit_id, source_id, kind, position, state, input, answer, kept, error}."""
+    """Every unit of a revision: {unit_id, source_id, kind, position, state, input, answer, kept, error, reused_from}."""
     with db.connect() as tx:
         return rows(
             tx,

@@ -1,0 +1,89 @@
+"""A worker process: a Celery worker that listens for wake-ups, and the pump that does the work."""
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from celery import signals
+from celery.worker import WorkController
+
+from omni_jobs import __version__, telemetry
+from omni_jobs.blobs import open_blobs
+from omni_jobs.broker import TASK, Bell, make_app, queue_of
+from omni_jobs.job import Pool, UnitKind
+from omni_jobs.settings import Settings
+from omni_jobs.store import open_database, schema, workers
+from workers import align, deliver, infer, prepare
+from workers.backends import identity_of, open_backend
+from workers.context import Parts
+from workers.processes import host, started_at
+from workers.pump import Handler, Pump
+
+log = telemetry.get_logger()
+
+HANDLERS: dict[Pool, dict[UnitKind, Handler]] = {
+    Pool.CPU: {UnitKind.PREPARE: prepare.run, UnitKind.WORDS: align.words},
+    Pool.GPU: dict.fromkeys((UnitKind.SPAN, UnitKind.CLIP, UnitKind.PAGE, UnitKind.REDUCE), infer.run),
+    Pool.IO: {UnitKind.DELIVER: deliver.run},
+}
+SLOTS = {Pool.CPU: 2, Pool.IO: 2}
+
+
+def serve(settings: Settings, pool: Pool) -> None:
+    """Work for one pool until SIGTERM; a second one, or SIGQUIT, leaves at once."""
+    telemetry.set_up(settings, worker=pool.value)
+    db = open_database(settings.database_url, application=f"omni-jobs {pool.value}")
+    schema.require(db)
+    bell = Bell(settings)
+    backend = open_backend(settings) if pool is Pool.GPU else None
+    identity = backend.identity() if backend else identity_of(settings)
+    worker_id = workers.register(
+        db,
+        pool=pool.value,
+        host=host(),
+        pid=os.getpid(),
+        pid_started=started_at(os.getpid()),
+        version=__version__,
+        backend={"backend": identity.backend, "models": identity.models, "digest": identity.digest},
+    )
+    with tempfile.TemporaryDirectory(prefix=f"omni-{pool.value}-", dir=settings.work_dir) as scratch:
+        parts = Parts(settings, db, open_blobs(settings), Path(scratch), identity, backend)
+        slots = backend.capabilities().slots if backend else SLOTS[pool]
+        pump = Pump(parts, bell, pool, HANDLERS[pool], worker_id=worker_id, slots=slots)
+        _listen(settings, pool, pump)
+        pump.close(settings.drain_s)
+        workers.set_state(db, worker_id, "gone")
+        if backend:
+            backend.close()
+    bell.close()
+    db.dispose()
+
+
+def _listen(settings: Settings, pool: Pool, pump: Pump) -> None:
+    """Run the Celery worker in this thread; its one task sets the pump's flag and returns."""
+    app = make_app(settings)
+
+    @app.task(name=TASK)
+    def work(name: str) -> None:
+        pump.wake()
+
+    def draining(*_: Any, **__: Any) -> None:
+        pump.drain()
+
+    signals.worker_shutting_down.connect(draining, weak=False)
+    signals.worker_ready.connect(lambda *_, **__: log.info("worker.ready"), weak=False)
+    pump.start()
+    controller: WorkController = app.Worker(
+        pool="threads",
+        concurrency=1,
+        queues=[queue_of(pool.value)],
+        hostname=f"{pool.value}-{os.getpid()}@{socket.gethostname()}",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="WARNING",
+        quiet=True,
+    )
+    controller.start()
