@@ -1,0 +1,125 @@
+"""Asks the backend for one unit, and stores what it says."""
+
+from concurrent.futures import TimeoutError as NotYet
+from typing import Any
+
+from omni_jobs.errors import ErrorType, SourceError
+from omni_jobs.job import Pool, UnitKind
+from omni_jobs.store import units
+from omni_jobs.store.units import Claimed, NewUnit
+from workers.answers import SpanAnswer
+from workers.backends.backend import Cancelled, Request, UnitAnswer
+from workers.context import CancelledUnit, Context
+from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage
+from workers.pump import patient
+from workers.speech.activity import uncovered
+
+POLL_S = 0.1
+REDO_AT_LEAST_S = 1.5
+# Positions of follow-ups begin here, above those of the spans they follow.
+REDO_POSITION = 1_000_000
+
+
+def run(unit: Claimed, context: Context) -> set[Pool]:
+    """Answer a span, clip, page or reduce unit."""
+    answer = _ask(unit, context)
+    follow = _follow(unit, answer) if isinstance(answer, SpanAnswer) else []
+    return patient(lambda: units.finish(context.parts.db, unit, answer.model_dump(mode="json"), follow=follow))
+
+
+def _ask(unit: Claimed, context: Context) -> UnitAnswer:
+    backend = context.parts.backend
+    assert backend is not None
+    if unit.kind.value not in backend.capabilities().kinds:
+        raise SourceError(ErrorType.UNSUPPORTED, f"the backend {backend.identity().backend} does not do {unit.kind}")
+    request = Request(
+        unit_id=unit.unit_id,
+        kind=unit.kind.value,
+        media=media_of(unit, context) if unit.kind is not UnitKind.REDUCE else None,
+        options=unit.options,
+        rung=max(unit.rung, int(unit.input.get("rung", 0))),
+        context=_outputs(unit, context) if unit.kind is UnitKind.REDUCE else {},
+    )
+    future = backend.submit(request)
+    seen = -1.0
+    while True:
+        try:
+            return future.result(timeout=POLL_S)
+        except NotYet:
+            if context.cancel.is_set():
+                backend.cancel(unit.unit_id)
+            elif (progress := backend.progress(unit.unit_id)) != seen:
+                seen = progress
+                context.report(progress)
+        except Cancelled as error:
+            raise CancelledUnit from error
+
+
+def media_of(unit: Claimed, context: Context) -> Canonical:
+    """The canonical media of a unit; of a redone stretch, that part of its span."""
+    data = context.parts.blobs.get(unit.input["blob"])
+    match unit.kind:
+        case UnitKind.CLIP:
+            return CanonicalClip.from_bytes(data)
+        case UnitKind.PAGE:
+            return CanonicalPage.from_bytes(data)
+        case _:
+            start_s, blob_start_s = unit.input["start_s"], unit.input.get("blob_start_s", unit.input["start_s"])
+            audio = CanonicalAudio.from_bytes(data, blob_start_s)
+            first = round((start_s - blob_start_s) * RATE_HZ)
+            last = round((unit.input["end_s"] - blob_start_s) * RATE_HZ)
+            return CanonicalAudio(audio.samples[first:last], start_s)
+
+
+def _outputs(unit: Claimed, context: Context) -> dict[str, Any]:
+    """What was answered for the source of a reduce unit."""
+    found = units.answers(context.parts.db, unit.job_id, unit.revision, unit.source_id)
+    done = [one for one in found if one["state"] == "done" and one["answer"]]
+    segments = [segment for one in done if one["kind"] == "span" for segment in one["answer"]["segments"]]
+    shots = [shot for one in done if one["kind"] == "clip" for shot in one["answer"]["shots"]]
+    pages = [
+        {"page": one["input"]["page"], "text": "\n\n".join(block["text"] for block in one["answer"]["blocks"])}
+        for one in done
+        if one["kind"] == "page"
+    ]
+    return {
+        "segments": sorted(segments, key=lambda segment: segment["start_s"]),
+        "shots": sorted(shots, key=lambda shot: shot["start_s"]),
+        "pages": sorted(pages, key=lambda page: page["page"]),
+    }
+
+
+def _follow(unit: Claimed, answer: SpanAnswer) -> list[NewUnit]:
+    """The words of a span are aligned next; without words, or without that wish, missed speech is redone at once."""
+    if answer.segments and unit.options.get("word_times", True):
+        keep = ("start_s", "end_s", "blob", "blob_start_s", "speech", "redo_of")
+        input = {name: unit.input[name] for name in keep if name in unit.input} | {"of": unit.unit_id}
+        amount = unit.input["end_s"] - unit.input["start_s"]
+        return [NewUnit(UnitKind.WORDS, unit.source_id, unit.position, input, amount)]
+    return redo(unit, [(segment.start_s, segment.end_s) for segment in answer.segments])
+
+
+def redo(unit: Claimed, covered: list[tuple[float, float]]) -> list[NewUnit]:
+    """Speech that was heard and that nothing covers, as spans of their own, once."""
+    if unit.input.get("redo_of"):
+        return []
+    speech = [(start_s, end_s) for start_s, end_s in unit.input.get("speech", ())]
+    missed = uncovered(speech, covered, at_least_s=REDO_AT_LEAST_S)
+    blob_start_s = unit.input.get("blob_start_s", unit.input["start_s"])
+    return [
+        NewUnit(
+            UnitKind.SPAN,
+            unit.source_id,
+            REDO_POSITION + unit.position * 1000 + index,
+            {
+                "start_s": start_s,
+                "end_s": end_s,
+                "blob": unit.input["blob"],
+                "blob_start_s": blob_start_s,
+                "speech": [[start_s, end_s]],
+                "redo_of": unit.input.get("of", unit.unit_id),
+                "rung": 1,
+            },
+        )
+        for index, (start_s, end_s) in enumerate(missed[:999])
+    ]
