@@ -177,6 +177,29 @@ def get(db: Engine, tenant_id: str, job_id: str) -> dict[str, Any]:
     return found
 
 
+def mark(db: Engine, tenant_id: str, job_id: str) -> str:
+    """A word that changes whenever the job shows something new; cheap enough to be asked for again and again.
+
+    Raises:
+        NotFound: this tenant has no such job.
+    """
+    with db.connect() as tx:
+        found = row(
+            tx,
+            """
+            select concat_ws('-', j.event_seq, j.state, md5(j.waiting),
+              (select round(sum(u.progress)::numeric, 3) from omni.units u
+               where u.job_id = j.job_id and u.revision = j.revision and u.state = 'running')) as mark
+            from omni.jobs j where j.job_id = :job_id and j.tenant_id = :tenant_id
+            """,
+            job_id=job_id,
+            tenant_id=tenant_id,
+        )
+    if found is None:
+        raise NotFound(f"no job {job_id}")
+    return found["mark"]
+
+
 def list_page(
     db: Engine, tenant_id: str, *, limit: int = 50, before: str | None = None, state: str | None = None
 ) -> list[dict[str, Any]]:
