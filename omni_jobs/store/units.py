@@ -18,7 +18,7 @@ from omni_jobs.store.database import jsonb, row, rows, run, storable
 from omni_jobs.store.events import record
 from omni_jobs.store.settle import insert_unit, lock, settle
 
-InTransaction = Callable[[Connection, dict[str, Any]], None]
+InTransaction = Callable[[Connection, dict[str, Any]], object]
 
 
 class Fenced(OmniError):
@@ -387,7 +387,7 @@ def waiting(db: Engine) -> dict[Pool, int]:
 
 
 def answers(db: Engine, job_id: str, revision: int, source_id: str | None = None) -> list[dict[str, Any]]:
-    """Every unit of a revision: {unit_id, source_id, kind, position, state, input, answer, kept, error, reused_from}."""
+    """Every unit of a revision with its input, answer, kept answer and error."""
     with db.connect() as tx:
         return rows(
             tx,

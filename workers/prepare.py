@@ -1,0 +1,153 @@
+"""Makes a source ready to be asked about: snapshot, probe, cut, canonical media, and the units that hang on them."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from omni_jobs.errors import ErrorType, SourceError, UsageError
+from omni_jobs.job import Medium, Pool, Task, tasks_for
+from omni_jobs.options import Options
+from omni_jobs.store import jobs, sources, units
+from omni_jobs.store.units import Claimed
+from workers import keys, snapshot
+from workers.context import CancelledUnit, Context, NotNow
+from workers.cutting import Cutting, Prepared
+from workers.media.probe import Probe, probe
+from workers.media.sandbox import Limits, SandboxCancelled
+from workers.pump import patient
+
+DISK_RETRY_S = 5.0
+
+
+def run(unit: Claimed, context: Context) -> set[Pool]:
+    """Prepare one source. A source that cannot be read ends as refused, not as a failed unit: trying again is no use.
+
+    A twin (same bytes, options and weights, delivered before) answers it whole, without decoding.
+    """
+    settings = context.parts.settings
+    _wait_for_room(context, unit)
+    folder = tempfile.mkdtemp(prefix="prepare-", dir=context.parts.scratch)
+    try:
+        source = _snapshot(unit, context)
+        reuse_key = keys.reuse_of_source(source["sha256"], unit.options, context.parts.identity)
+        if unit.reuse and (twin := _twin(unit, context, reuse_key)):
+            return _take_over(unit, context, twin)
+        with snapshot.fetch(context.parts, source, Path(folder) / "source", context.check) as file:
+            context.report(0.05)
+            limits = Limits(settings.child_memory_bytes, settings.child_timeout_s, threads=settings.threads)
+            prepared = _cut(unit, context, file, limits, Path(folder))
+        return _finish(unit, context, prepared, reuse_key)
+    except SandboxCancelled as error:
+        raise CancelledUnit from error
+    except SourceError as error:
+        if error.problem.retryable:
+            raise
+        return _refuse(unit, context, error)
+    except UsageError as error:
+        return _refuse(unit, context, SourceError(ErrorType.UNSUPPORTED, str(error)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for_room(context: Context, unit: Claimed) -> None:
+    free = shutil.disk_usage(context.parts.scratch).free
+    least = context.parts.settings.min_free_bytes
+    if free < least:
+        raise NotNow(f"waiting for free disk: {free >> 20} MiB of at least {least >> 20} MiB are free", DISK_RETRY_S)
+    jobs.wait_reason(context.parts.db, unit.job_id, None)
+
+
+def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
+    """The source row, its bytes in the object store."""
+    db = context.parts.db
+    source = sources.get(db, unit.source_id or "")
+    assert source is not None
+    if source["snapshot"] is None:
+        key = keys.source_key(unit.tenant_id, unit.job_id, source["position"])
+        stored = snapshot.take(context.parts, source, key, context.check)
+        kept = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
+        patient(lambda: sources.keep_snapshot(db, source["source_id"], **kept))
+        source |= {"snapshot": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
+    if not source["size_bytes"]:
+        raise SourceError(ErrorType.EMPTY, "expected a file with content, got one of 0 bytes")
+    return source
+
+
+def _twin(unit: Claimed, context: Context, reuse_key: str) -> str | None:
+    return sources.delivered_twin(context.parts.db, tenant_id=unit.tenant_id, reuse_key=reuse_key, but_not=unit.job_id)
+
+
+def _take_over(unit: Claimed, context: Context, twin: str) -> set[Pool]:
+    source_id = unit.source_id or ""
+    return patient(
+        lambda: units.finish(
+            context.parts.db,
+            unit,
+            {"reused_source": twin},
+            also=lambda tx, job: sources.copy_answers(tx, job, source_id, twin),
+        )
+    )
+
+
+def _cut(unit: Claimed, context: Context, file: BinaryIO, limits: Limits, folder: Path) -> Prepared:
+    options = Options.model_validate(unit.options)
+    found = probe(file, limits, password=unit.secret.get("password", ""), cancel=context.cancel)
+    tasks = tasks_of(found, options)
+    context.report(0.1)
+    cutting = Cutting(unit, context, options, file, limits, folder)
+    return cutting.run(found, tasks)
+
+
+def tasks_of(found: Probe, options: Options) -> tuple[Task, ...]:
+    """The tasks of a source, once it is known what it is.
+
+    Raises:
+        SourceError: a task was asked for that its medium cannot have.
+    """
+    tasks = tasks_for(
+        found.medium,
+        [task.value for task in options.tasks],
+        has_audio=found.audio is not None,
+        has_video=found.video is not None,
+    )
+    streams = found.medium in (Medium.AUDIO, Medium.VIDEO)
+    for task in tasks:
+        if (task is Task.DOCUMENT) == streams:
+            raise SourceError(
+                ErrorType.UNSUPPORTED, f"cannot {task} this source: it is {found.medium} ({found.container})"
+            )
+        if task is Task.TRANSCRIBE and found.audio is None:
+            raise SourceError(ErrorType.NO_AUDIO, "expected sound to transcribe, but this file has no sound stream")
+        if task is Task.CAPTION and found.video is None:
+            raise SourceError(ErrorType.NO_VIDEO, "expected pictures to caption, but this file has no video stream")
+    if not tasks:
+        raise SourceError(ErrorType.EMPTY, "expected sound or pictures, but this file has neither")
+    return tasks
+
+
+def _finish(unit: Claimed, context: Context, prepared: Prepared, reuse_key: str) -> set[Pool]:
+    source_id = unit.source_id or ""
+    describe: Callable[..., None] = sources.describe
+    return patient(
+        lambda: units.finish(
+            context.parts.db,
+            unit,
+            {"units": len(prepared.units)},
+            follow=prepared.units,
+            also=lambda tx, job: describe(tx, source_id, reuse_key=reuse_key, **prepared.facts),
+        )
+    )
+
+
+def _refuse(unit: Claimed, context: Context, error: SourceError) -> set[Pool]:
+    source_id = unit.source_id or ""
+    return patient(
+        lambda: units.finish(
+            context.parts.db,
+            unit,
+            {"refused": error.problem.as_json()},
+            also=lambda tx, job: sources.refuse(tx, source_id, error.problem),
+        )
+    )
