@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from omni_jobs.errors import OmniError, Problem
+from omni_jobs.errors import ErrorType, OmniError, Problem
 from omni_jobs.job import BACKOFF_S, MAX_FAILED, MAX_LOST, JobState, Outcome, Pool, UnitKind
 from omni_jobs.store.database import jsonb, row, rows, run, storable
 from omni_jobs.store.events import record
@@ -141,28 +141,35 @@ def finish(
             return set(Pool)
         if held["generation"] != unit.generation or held["state"] != "running":
             raise Fenced(f"unit {unit.unit_id}: generation {held['generation']} has replaced {unit.generation}")
-        if not JobState(job["state"]).open:
-            _end(tx, unit.unit_id, unit.generation, Outcome.RELEASED, state="ready")
-            _bury(tx, unit.unit_id)
-            raise Fenced(f"job {unit.job_id} has {job['state']}")
-        run(
-            tx,
-            """
-            update omni.units set state = 'done', answer = :answer, answer_digest = :digest, progress = 1,
-              finished_at = now(), worker_id = null, error = null
-            where unit_id = :unit_id
-            """,
-            answer=jsonb(answer),
-            digest=digest,
-            unit_id=unit.unit_id,
-        )
-        _close_attempt(tx, unit.unit_id, unit.generation, Outcome.SUCCEEDED, None)
-        if also is not None:
-            also(tx, job)
-        insert_all(tx, job, follow)
-        record(tx, unit.job_id, "unit.done", unit=unit.unit_id, kind=unit.kind.value, position=unit.position)
-        settle(tx, job)
-        return job["woken"]
+        if JobState(job["state"]).open:
+            _store(tx, unit, answer, digest)
+            if also is not None:
+                also(tx, job)
+            insert_all(tx, job, follow)
+            record(tx, unit.job_id, "unit.done", unit=unit.unit_id, kind=unit.kind.value, position=unit.position)
+            settle(tx, job)
+            return job["woken"]
+        _end(tx, unit.unit_id, unit.generation, Outcome.RELEASED, state="dead", problem=_closed(job["state"]))
+    raise Fenced(f"job {unit.job_id} has {job['state']}")
+
+
+def _store(tx: Connection, unit: Claimed, answer: dict[str, Any] | None, digest: str) -> None:
+    run(
+        tx,
+        """
+        update omni.units set state = 'done', answer = :answer, answer_digest = :digest, progress = 1,
+          finished_at = now(), worker_id = null, error = null
+        where unit_id = :unit_id
+        """,
+        answer=jsonb(answer),
+        digest=digest,
+        unit_id=unit.unit_id,
+    )
+    _close_attempt(tx, unit.unit_id, unit.generation, Outcome.SUCCEEDED, None)
+
+
+def _closed(state: str) -> Problem:
+    return Problem(ErrorType.INTERNAL, f"its job has {state}")
 
 
 def insert_all(tx: Connection, job: dict[str, Any], units: Iterable[NewUnit]) -> None:
@@ -249,9 +256,10 @@ def release(db: Engine, unit: Claimed, *, delay_s: float = 0.0) -> None:
         job = lock(tx, unit.job_id)
         if job is None or not _is_ours(tx, unit):
             return
-        _end(tx, unit.unit_id, unit.generation, Outcome.RELEASED, state="ready", delay_s=delay_s)
-        if not JobState(job["state"]).open:
-            _bury(tx, unit.unit_id)
+        if JobState(job["state"]).open:
+            _end(tx, unit.unit_id, unit.generation, Outcome.RELEASED, state="ready", delay_s=delay_s)
+        else:
+            _end(tx, unit.unit_id, unit.generation, Outcome.RELEASED, state="dead", problem=_closed(job["state"]))
 
 
 def reap(db: Engine, limit: int = 500) -> int:
@@ -285,7 +293,7 @@ def _lose(db: Engine, one: dict[str, Any]) -> int:
         if job is None or found is None:
             return 0
         lost = found["lost"] + 1
-        dead = lost >= MAX_LOST
+        dead = lost >= MAX_LOST or not JobState(job["state"]).open
         problem = Problem.lost(late=one["late"])
         _end(
             tx,
@@ -297,9 +305,7 @@ def _lose(db: Engine, one: dict[str, Any]) -> int:
             delay_s=BACKOFF_S[lost - 1] if lost > 1 else 0.0,
         )
         record(tx, str(one["job_id"]), "unit.lost", unit=str(one["unit_id"]), kind=one["kind"], times=lost)
-        if not JobState(job["state"]).open and not dead:
-            _bury(tx, one["unit_id"])
-        elif dead:
+        if dead:
             settle(tx, job)
         return 1
 
@@ -342,7 +348,21 @@ def _end(
         delay_s=delay_s,
         unit_id=unit_id,
     )
+    if state == "dead":
+        _refuse_source(tx, unit_id)
     _close_attempt(tx, unit_id, generation, outcome, problem)
+
+
+def _refuse_source(tx: Connection, unit_id: str) -> None:
+    """A source whose preparation died has no units: the error is its own."""
+    run(
+        tx,
+        """
+        update omni.sources s set error = u.error from omni.units u
+        where u.unit_id = :id and u.kind = 'prepare' and s.source_id = u.source_id and s.error is null
+        """,
+        id=unit_id,
+    )
 
 
 def _close_attempt(tx: Connection, unit_id: str, generation: int, outcome: Outcome, problem: Problem | None) -> None:
@@ -356,15 +376,6 @@ def _close_attempt(tx: Connection, unit_id: str, generation: int, outcome: Outco
         error=jsonb(problem.as_json()) if problem else None,
         unit_id=unit_id,
         generation=generation,
-    )
-
-
-def _bury(tx: Connection, unit_id: str) -> None:
-    """A unit of a closed job is not handed out again."""
-    run(
-        tx,
-        "update omni.units set state = 'dead', finished_at = now() where unit_id = :id and state = 'ready'",
-        id=unit_id,
     )
 
 

@@ -1,0 +1,71 @@
+"""Real servers for the tests that need them, started once a session."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from omni_jobs.embedded.home import Home
+from omni_jobs.embedded.postgres import Postgres
+from omni_jobs.store import open_database, schema
+from omni_jobs.store.database import new_id
+
+MEDIA = Path(os.environ.get("OMNI_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """Real media with known content; tests that need it skip where it is missing."""
+    if not MEDIA.is_dir():
+        pytest.skip(f"no test media at {MEDIA} (set OMNI_TEST_MEDIA)")
+    return MEDIA
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A PostgreSQL server with the schema in the database `template_omni`."""
+    # Not pytest's own folder: as root the account that runs the server may not enter it.
+    folder = Path(tempfile.mkdtemp(prefix="omni test "))
+    runtime = Path(tempfile.mkdtemp(prefix="omni-"))
+    for path in (folder, runtime):
+        path.chmod(0o711)
+    home = Home(folder)
+    home.create()
+    server = Postgres(home, runtime)
+    server.start()
+    try:
+        server.ready()
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("create database template_omni")
+        schema.upgrade(_sibling(server.url, "template_omni"))
+        yield server.url
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _sibling(url: str, name: str) -> str:
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """A database of its own for one test, at the newest schema."""
+    name = f"t_{new_id().replace('-', '')}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"create database {name} template template_omni")  # type: ignore[arg-type]
+        yield _sibling(server_url, name)
+        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Engine]:
+    engine = open_database(database_url, size=16)
+    yield engine
+    engine.dispose()

@@ -1,0 +1,201 @@
+"""The life of a unit on a real server: each test is one promise."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from omni_jobs.errors import ErrorType, Problem
+from omni_jobs.job import Pool, UnitKind
+from omni_jobs.store import events, jobs, results, units, workers
+from omni_jobs.store.units import Claimed, Fenced, NewUnit
+
+pytestmark = pytest.mark.servers
+
+
+def value(db: Engine, sql: str, **params: Any) -> Any:
+    with db.connect() as tx:
+        return tx.execute(text(sql), params).scalar()
+
+
+def one(db: Engine, worker: str, pool: Pool) -> Claimed:
+    (unit,) = units.claim(db, worker, pool, 1)
+    return unit
+
+
+def deliver(db: Engine, worker: str, coverage: list[dict[str, Any]] = []) -> None:  # noqa: B006
+    unit = one(db, worker, Pool.IO)
+    with db.connect() as tx:
+        source = tx.execute(text("select source_id from omni.sources where job_id = :j"), {"j": unit.job_id}).scalar()
+    units.finish(
+        db,
+        unit,
+        {},
+        also=lambda tx, job: results.commit(
+            tx,
+            job,
+            generation=unit.generation,
+            prefix="p/",
+            answered_by={},
+            artifacts=[],
+            content={str(source): {"coverage": coverage}},
+        ),
+    )
+
+
+def test_a_job_goes_from_queued_to_succeeded(db: Engine, make_job: Callable[..., str], make_worker: Any) -> None:
+    job, worker = make_job(), make_worker()
+    prepare = one(db, worker, Pool.CPU)
+    assert jobs.get(db, "acme", job)["state"] == "running"
+    assert units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)]) == {Pool.GPU}
+    assert units.finish(db, one(db, worker, Pool.GPU), {"text": "hi"}) == {Pool.IO}
+    deliver(db, worker)
+    found = jobs.get(db, "acme", job)
+    assert (found["state"], found["result_revision"], found["progress"]["units_done"]) == ("succeeded", 1, 3)
+    kinds = [event["type"] for event in events.since(db, job)]
+    assert kinds[0] == "job.queued" and kinds[-1] == "job.succeeded"
+    assert [event["seq"] for event in events.since(db, job)] == list(range(1, len(kinds) + 1))
+
+
+def test_a_gap_makes_the_job_partial(db: Engine, make_job: Callable[..., str], make_worker: Any) -> None:
+    job, worker = make_job(), make_worker()
+    prepare = one(db, worker, Pool.CPU)
+    units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)])
+    units.finish(db, one(db, worker, Pool.GPU), {})
+    gap = {"position": 0, "medium": "speech", "state": "failed", "reason": "x", "start_s": 0, "end_s": 1, "page": None}
+    deliver(db, worker, [gap])
+    assert jobs.get(db, "acme", job)["state"] == "partial"
+
+
+def test_two_claimers_never_get_the_same_unit(db: Engine, make_job: Callable[..., str], make_worker: Any) -> None:
+    for _ in range(60):
+        make_job()
+    crew = [make_worker() for _ in range(6)]
+
+    def work(worker: str) -> list[str]:
+        taken: list[str] = []
+        while batch := units.claim(db, worker, Pool.CPU, 3):
+            taken += [unit.unit_id for unit in batch]
+        return taken
+
+    with ThreadPoolExecutor(6) as threads:
+        taken = [unit for batch in threads.map(work, crew) for unit in batch]
+    assert len(taken) == len(set(taken)) == 60
+
+
+def test_an_answer_of_an_older_generation_is_refused(db: Engine, make_job: Any, make_worker: Any) -> None:
+    make_job()
+    zombie, worker = make_worker(), make_worker()
+    old = one(db, zombie, Pool.CPU)
+    workers.set_state(db, zombie, "gone")
+    assert units.reap(db) == 1
+    new = one(db, worker, Pool.CPU)
+    assert (new.unit_id, new.generation) == (old.unit_id, 2)
+    with pytest.raises(Fenced):
+        units.finish(db, old, {"from": "the grave"})
+    units.finish(db, new, {"from": "the living"})
+    assert value(db, "select answer->>'from' from omni.units where unit_id = :id", id=new.unit_id) == "the living"
+    assert value(db, "select string_agg(outcome, ',' order by generation) from omni.attempts") == "lost,succeeded"
+
+
+def test_the_same_finish_twice_is_one(db: Engine, make_job: Any, make_worker: Any) -> None:
+    make_job()
+    unit = one(db, make_worker(), Pool.CPU)
+    follow = [NewUnit(UnitKind.SPAN, unit.source_id)]
+    units.finish(db, unit, {"n": 1}, follow=follow)
+    units.finish(db, unit, {"n": 1}, follow=follow)
+    assert value(db, "select count(*) from omni.units where kind = 'span'") == 1
+    with pytest.raises(Fenced):
+        units.finish(db, unit, {"n": 2})
+
+
+def test_the_third_loss_kills_a_unit_and_fails_its_job(db: Engine, make_job: Any, make_worker: Any) -> None:
+    job = make_job()
+    for lost in (1, 2, 3):
+        worker = make_worker()
+        with db.begin() as tx:
+            tx.execute(text("update omni.units set ready_at = now()"))
+        one(db, worker, Pool.CPU)
+        workers.set_state(db, worker, "gone")
+        assert units.reap(db) == 1
+        assert value(db, "select lost from omni.units where kind = 'prepare'") == lost
+    found = jobs.get(db, "acme", job)
+    assert (found["state"], found["error"]["type"]) == ("failed", "crashed")
+
+
+def test_a_failure_is_retried_with_a_delay_and_then_dies(db: Engine, make_job: Any, make_worker: Any) -> None:
+    job, worker = make_job(), make_worker()
+    problem = Problem(ErrorType.INTERNAL, "boom", retryable=True)
+    for _ in range(3):
+        unit = one(db, worker, Pool.CPU)
+        units.fail(db, unit, problem)
+        assert not units.claim(db, worker, Pool.CPU, 1)
+        with db.begin() as tx:
+            tx.execute(text("update omni.units set ready_at = now()"))
+    assert jobs.get(db, "acme", job)["error"]["message"] == "boom"
+
+
+def test_a_release_costs_nothing(db: Engine, make_job: Any, make_worker: Any) -> None:
+    make_job()
+    worker = make_worker()
+    for _ in range(5):
+        units.release(db, one(db, worker, Pool.CPU))
+    counts = value(db, "select (lost, failed, rejected, released)::text from omni.units")
+    assert counts == "(0,0,0,5)"
+
+
+def test_cancel_ends_a_job_in_any_phase_and_nothing_is_written_after(
+    db: Engine, make_job: Any, make_worker: Any
+) -> None:
+    job, worker = make_job(), make_worker()
+    unit = one(db, worker, Pool.CPU)
+    assert jobs.cancel(db, "acme", job)
+    assert not jobs.cancel(db, "acme", job)
+    assert workers.cancelled_units(db, worker) == [unit.unit_id]
+    with pytest.raises(Fenced):
+        units.finish(db, unit, {}, follow=[NewUnit(UnitKind.SPAN, unit.source_id)])
+    assert value(db, "select count(*) from omni.units where state in ('ready', 'running')") == 0
+    assert value(db, "select count(*) from omni.units where kind = 'span'") == 0
+
+
+def test_a_claim_leaves_cancelled_jobs_alone(db: Engine, make_job: Any, make_worker: Any) -> None:
+    job = make_job()
+    jobs.cancel(db, "acme", job)
+    assert units.claim(db, make_worker(), Pool.CPU, 5) == []
+    assert not units.waiting(db)
+
+
+def test_an_answer_to_the_same_question_is_taken_over(db: Engine, make_job: Any, make_worker: Any) -> None:
+    worker = make_worker()
+    for reuse in (True, True, False):
+        make_job(reuse=reuse)
+        prepare = one(db, worker, Pool.CPU)
+        units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id, reuse_key="q")])
+        if not reuse:
+            assert len(units.claim(db, worker, Pool.GPU, 1)) == 1
+        else:
+            for unit in units.claim(db, worker, Pool.GPU, 1):
+                units.finish(db, unit, {"text": "hi"})
+            deliver(db, worker)
+    assert value(db, "select count(*) from omni.units where kind = 'span' and reused_from is not null") == 1
+
+
+def test_last_units_finished_at_once_settle_the_job_once(db: Engine, make_job: Any, make_worker: Any) -> None:
+    job, worker = make_job(), make_worker()
+    prepare = one(db, worker, Pool.CPU)
+    units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.PAGE, prepare.source_id, n) for n in range(16)])
+    pages = units.claim(db, worker, Pool.GPU, 16)
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda unit: units.finish(db, unit, {}), pages))
+    assert value(db, "select count(*) from omni.units where kind = 'deliver'") == 1
+    assert jobs.get(db, "acme", job)["phase"] == "deliver"
+
+
+def test_an_idempotency_key_gives_the_same_job(db: Engine, make_job: Any) -> None:
+    first = make_job(idempotency_key="k", request_digest="a")
+    assert make_job(idempotency_key="k", request_digest="a") == first
+    with pytest.raises(Exception, match="used with another request"):
+        make_job(idempotency_key="k", request_digest="b")
+    assert make_job(tenant="other", idempotency_key="k", request_digest="b") != first
