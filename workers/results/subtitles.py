@@ -1,0 +1,36 @@
+"""Subtitle files of a transcript: SubRip and WebVTT."""
+
+from omni_jobs.result import Transcript
+from workers.results.clock import precise
+from workers.results.cues import Cue, cues_of
+
+
+def srt(transcript: Transcript) -> str:
+    """SubRip; empty without speech."""
+    return "\n".join(
+        f"{number}\n{precise(cue.start_ms, ',')} --> {precise(cue.end_ms, ',')}\n{_plain(cue)}\n"
+        for number, cue in enumerate(cues_of(transcript), start=1)
+    )
+
+
+def vtt(transcript: Transcript) -> str:
+    """WebVTT; its head alone without speech."""
+    cues = (
+        f"\n{precise(cue.start_ms, '.')} --> {precise(cue.end_ms, '.')}\n{_tagged(cue)}\n"
+        for cue in cues_of(transcript)
+    )
+    return "WEBVTT\n" + "".join(cues)
+
+
+def _plain(cue: Cue) -> str:
+    # SubRip knows no escapes; an arrow inside a text would read as a time line.
+    return "\n".join(cue.lines).replace("-->", "→")
+
+
+def _tagged(cue: Cue) -> str:
+    text = _escaped("\n".join(cue.lines))
+    return text if cue.speaker is None else f"<v {_escaped(' '.join(cue.speaker.split()))}>{text}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
