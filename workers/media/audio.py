@@ -52,8 +52,7 @@ def decode(
 ) -> DecodedAudio:
     """Decode the default sound stream between two times of the source into `scratch/sound.pcm`.
 
-    Args:
-        on_progress: called with the second of the source that is reached.
+    `on_progress` is called with the second of the source that is reached.
 
     Raises:
         SourceError: no_audio, empty, unreadable, or how the child ended.

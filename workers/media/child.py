@@ -15,7 +15,7 @@ from typing import Any
 from omni_jobs.errors import ErrorType, SourceError
 from workers.media.wire import Message
 
-OPERATIONS = ("probe", "audio", "scan", "frames", "document", "image")
+OPERATIONS = ("streams", "audio", "scan", "frames", "document", "image")
 REFUSED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "ctypes.dlopen")
 
 

@@ -23,8 +23,7 @@ STREAMS = (b"RIFF", b"RIFX", b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"FORM"
 def family(head: bytes, frames_of_gif: int = 1) -> Family:
     """The family of a file that begins with `head` (`HEAD_BYTES` are enough).
 
-    Args:
-        frames_of_gif: pictures in the file if it is a GIF; more than one make a video of it.
+    A GIF with more than one picture is a video.
     """
     if head.startswith((b"GIF87a", b"GIF89a")):
         return Family.STREAMS if frames_of_gif > 1 else Family.IMAGE

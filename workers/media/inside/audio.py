@@ -5,7 +5,6 @@ Where timestamps jump, a new run begins at its own place; what lies between is s
 """
 
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +20,7 @@ from workers.media.wire import Message
 RATE_HZ = 16_000
 SEND_SAMPLES = 10 * RATE_HZ
 # Millisecond timestamps and encoders' slips move by less than this; it is no pause.
-JITTER_S = Fraction(6, 100)
+JITTER_S = 0.06
 LONGEST_JUMP_S = 3600
 LONGEST_S = 48 * 3600
 RUN_UP_S = 1.0  # decoded before a requested start, so that the codec has settled
@@ -35,12 +34,14 @@ def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
         raise no_audio(container)
     zero = containers.origin(container)
     wanted = (params["start_s"], params["end_s"])
+    # Floats from here on: a double holds a day to 1e-11 s, and Fractions cost as much as the decoding.
+    zero_s, tick_s = float(zero), float(stream.time_base)
     promised = containers.promised_end(container, stream, zero, source)
     track = Track(wanted, containers.container_end(container, zero), containers.demuxer(container))
     packets = containers.Packets(container, stream)
     refused = 0
     for packet in packets:
-        begins_s = None if packet.pts is None else float(packet.pts * stream.time_base - zero + track.shift)
+        begins_s = None if packet.pts is None else packet.pts * tick_s - zero_s + track.shift_s
         if begins_s is not None:
             if wanted[1] is not None and begins_s > wanted[1] + RUN_UP_S:
                 break
@@ -52,8 +53,7 @@ def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
             track.damaged = True
             continue
         for frame in frames:
-            time = None if frame.pts is None else frame.pts * frame.time_base - zero
-            yield from track.add(time, frame)
+            yield from track.add(None if frame.pts is None else frame.pts * tick_s - zero_s, frame)
     yield from track.close()
     if not track.first_s_known:
         raise _nothing(packets, refused, wanted)
@@ -87,7 +87,7 @@ class Track:
         base_s: where sample 0 of the output lies in the source.
         until_s: where the decoded sound ends so far.
         written: samples from `base_s` to the end of what was sent.
-        shift: added to timestamps after a jump that is not believed.
+        shift_s: added to timestamps after a jump that is not believed.
         damaged: something was refused since the last good frame.
     """
 
@@ -96,7 +96,7 @@ class Track:
         self._batch = Batch()
         self._resampler: AudioResampler | None = None
         self._rate_hz = 0
-        self._run_begin = Fraction(0)  # source time of the run's first sample
+        self._run_begin_s = 0.0  # source time of the run's first sample
         self._run_samples = 0  # at the source's rate
         self._at = 0  # output index of the next resampled sample
         self._ready: list[NDArray[np.int16]] = []
@@ -105,30 +105,30 @@ class Track:
         self.base_s = 0.0
         self.until_s = 0.0
         self.written = 0
-        self.shift = Fraction(0)
+        self.shift_s = 0.0
         self.damaged = False
         self.gaps: list[Gap] = []
 
-    def add(self, time: Fraction | None, frame: AudioFrame) -> Iterator[Message]:
+    def add(self, time_s: float | None, frame: AudioFrame) -> Iterator[Message]:
         if not frame.samples or not frame.sample_rate:
             return
         array = mono_ready(frame)
         if not self.first_s_known:
-            self._begin(max(time or Fraction(0), Fraction(-1)), frame.sample_rate)
-        expected = self._run_begin + Fraction(self._run_samples, self._rate_hz)
-        now = expected if time is None else time + self.shift
-        if now - expected > JITTER_S:
-            yield from self._jump(expected, now, frame.sample_rate)
-        elif expected - now > JITTER_S:
-            if expected - now > 1:
-                self.shift += expected - now
+            self._begin(max(time_s or 0.0, -1.0), frame.sample_rate)
+        expected_s = self._run_begin_s + self._run_samples / self._rate_hz
+        now_s = expected_s if time_s is None else time_s + self.shift_s
+        if now_s - expected_s > JITTER_S:
+            yield from self._jump(expected_s, now_s, frame.sample_rate)
+        elif expected_s - now_s > JITTER_S:
+            if expected_s - now_s > 1:
+                self.shift_s += expected_s - now_s
             else:
-                array = array[:, int((expected - now) * frame.sample_rate) :]
+                array = array[:, int((expected_s - now_s) * frame.sample_rate) :]
         self.damaged = False
         if frame.sample_rate != self._rate_hz:
-            yield from self._new_run(expected, frame.sample_rate)
+            yield from self._new_run(expected_s, frame.sample_rate)
         self._run_samples += array.shape[1]
-        self.until_s = float(self._run_begin + Fraction(self._run_samples, self._rate_hz))
+        self.until_s = self._run_begin_s + self._run_samples / self._rate_hz
         if self.until_s > LONGEST_S:
             raise SourceError(ErrorType.TOO_LARGE, f"expected at most {LONGEST_S // 3600} h of sound, got more")
         self._batch.add(array)
@@ -140,37 +140,37 @@ class Track:
             yield from self._end_run()
             yield from self._send(everything=True)
 
-    def _begin(self, time: Fraction, rate_hz: int) -> None:
+    def _begin(self, time_s: float, rate_hz: int) -> None:
         self.first_s_known = True
-        self.base_s = max(float(time), float(self._wanted[0]), 0.0)
-        if self._wanted[0] == 0 and self.damaged and time > JITTER_S:
-            self.gaps.append(Gap(0.0, float(time), "damaged"))
-        self._start_run(time, rate_hz)
+        self.base_s = max(time_s, float(self._wanted[0]), 0.0)
+        if self._wanted[0] == 0 and self.damaged and time_s > JITTER_S:
+            self.gaps.append(Gap(0.0, time_s, "damaged"))
+        self._start_run(time_s, rate_hz)
 
-    def _jump(self, expected: Fraction, now: Fraction, rate_hz: int) -> Iterator[Message]:
-        if not self._believable(expected, now):
-            self.shift -= now - expected
+    def _jump(self, expected_s: float, now_s: float, rate_hz: int) -> Iterator[Message]:
+        if not self._believable(expected_s, now_s):
+            self.shift_s -= now_s - expected_s
             return
-        start_s, end_s = max(float(expected), self.base_s), float(now)
+        start_s, end_s = max(expected_s, self.base_s), now_s
         if end_s > start_s and (self.damaged or end_s - start_s > 0.5):
             self.gaps.append(Gap(start_s, end_s, "damaged" if self.damaged else "hole"))
-        yield from self._new_run(now, rate_hz)
+        yield from self._new_run(now_s, rate_hz)
 
-    def _believable(self, expected: Fraction, now: Fraction) -> bool:
+    def _believable(self, expected_s: float, now_s: float) -> bool:
         if self._kind in containers.DISCONTINUOUS:
-            return now - expected < 10
+            return now_s - expected_s < 10
         if self._ends_s is not None:
-            return now < self._ends_s + 5
-        return now - expected < LONGEST_JUMP_S
+            return now_s < self._ends_s + 5
+        return now_s - expected_s < LONGEST_JUMP_S
 
-    def _new_run(self, time: Fraction, rate_hz: int) -> Iterator[Message]:
+    def _new_run(self, time_s: float, rate_hz: int) -> Iterator[Message]:
         yield from self._end_run()
         yield from self._send(everything=True)
-        self._start_run(time, rate_hz)
+        self._start_run(time_s, rate_hz)
 
-    def _start_run(self, time: Fraction, rate_hz: int) -> None:
-        self._run_begin, self._run_samples, self._rate_hz = time, 0, rate_hz
-        self._at = round((time - Fraction(self.base_s)) * RATE_HZ)
+    def _start_run(self, time_s: float, rate_hz: int) -> None:
+        self._run_begin_s, self._run_samples, self._rate_hz = time_s, 0, rate_hz
+        self._at = round((time_s - self.base_s) * RATE_HZ)
         self._resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
 
     def _end_run(self) -> Iterator[Message]:

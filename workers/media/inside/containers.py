@@ -47,6 +47,7 @@ def opened(source: BinaryIO) -> av.container.InputContainer:
         SourceError: unreadable.
     """
     try:
+        source.seek(0)
         return av.open(source, mode="r", options=OPTIONS, metadata_errors="replace", buffer_size=1 << 18)
     except av.error.MemoryError:
         raise
