@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from omni_jobs.embedded.binaries import PostgresBinaries, system_dump
 from omni_jobs.embedded.home import Home
@@ -46,7 +47,7 @@ def dump(program: Path, url: str, path: Path) -> Path:
     draft = path.with_suffix(".part")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     # In the environment, because a command line is everybody's to read.
-    at = psycopg.conninfo.conninfo_to_dict(url)
+    at = conninfo_to_dict(url)
     names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
     env = {**PLAIN_ENV, **{variable: str(at[name]) for variable, name in names.items() if at.get(name)}}
     with os.fdopen(descriptor, "wb") as file:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from omni_jobs.embedded.door import knock
@@ -92,7 +93,7 @@ def connect(
     raise Unavailable(f"the stack on {home.path} is not ready after {timeout_s:.0f} s:\n{_log_tail(home)}")
 
 
-def stop(home: os.PathLike[str] | str, timeout_s: float = 60.0) -> bool:
+def stop(home: Path | str, timeout_s: float = 60.0) -> bool:
     """Ends the supervisor of a home and waits until it is gone; False when none ran.
 
     Raises:

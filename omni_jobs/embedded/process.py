@@ -72,6 +72,7 @@ class Process:
         rotate(self.log_path)
         with open(os.open(self.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as output:
             self._log_start = os.fstat(output.fileno()).st_size
+            account = self.account
             self._popen = subprocess.Popen(
                 self.argv,
                 env=self.env,
@@ -81,7 +82,9 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=die_with(os.getpid()),
-                **as_account(self.account),
+                user=account and account.uid,
+                group=account and account.gid,
+                extra_groups=[] if account else None,
             )
         self.identity = identify(self.pid)
 
@@ -138,11 +141,6 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
-
-
-def as_account(account: Account | None) -> dict:
-    """The arguments of `subprocess` that change the user."""
-    return {} if account is None else {"user": account.uid, "group": account.gid, "extra_groups": []}
 
 
 def rotate(path: Path) -> None:

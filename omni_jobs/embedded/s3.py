@@ -133,7 +133,10 @@ class SeaweedFS(Server):
             # Its default reports to the vendor.
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=64",
-            # The defaults make a restart wait 12 to 23 s.
+            # One master and no other: without this it looks for others for 1.5 s and more, and when the volume server
+            # greets it meanwhile, that tries again only after 5 s. Ready in 2.4 s instead of 3.2 to 7.5 s.
+            "-master.peers=none",
+            # Its default would wait 10 s for an election.
             "-master.electionTimeout=1s",
             "-master.heartbeatInterval=100ms",
             "-volume.max=0",

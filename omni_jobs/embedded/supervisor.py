@@ -39,7 +39,7 @@ TICK_S = 0.2
 PORT_TRIES = 5
 API_TIMEOUT_S = 60.0
 BUSY_EVERY_S = 1.0
-GRACE_S = {Role.API: 5.0, Role.WATCHER: 5.0, Role.WORKER: 10.0}
+GRACE_S = 5.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OPEN_JOBS = "select exists (select from omni.jobs where state in ('queued', 'running'))"
 
@@ -236,24 +236,27 @@ class Supervisor:
     def _stop(self) -> None:
         self._signals_at_stop = self._signals
         self._say("stopping", ready=False)
-        self._end(Role.API, Role.WATCHER)
-        self._end(Role.WORKER)
+        self._end(Role.API, Role.WATCHER, grace_s=GRACE_S)
+        # They hand their units back after `drain_s`.
+        self._end(Role.WORKER, grace_s=self.settings.drain_s + GRACE_S)
         for name in ("s3", "valkey", "postgres"):
             if name in self._servers:
+                began = time.monotonic()
                 self._servers[name].stop()
+                log.info("server.stopped name=%s seconds=%.2f", name, time.monotonic() - began)
         self.door.close()
         remove(self.state.scraps)
         self.home.clear_state()
         log.info("supervisor.stopped")
 
-    def _end(self, *roles: Role) -> None:
-        leaving = [(role, process) for role, process in self._children.values() if role in roles]
-        for _, process in leaving:
+    def _end(self, *roles: Role, grace_s: float) -> None:
+        leaving = [process for role, process in self._children.values() if role in roles]
+        for process in leaving:
             process.send(signal.SIGTERM)
-        began = time.monotonic()
-        for role, process in leaving:
+        deadline = time.monotonic() + grace_s
+        for process in leaving:
             # A second signal says that somebody does not want to wait.
-            while self._signals <= self._signals_at_stop and time.monotonic() < began + GRACE_S[role]:
+            while self._signals <= self._signals_at_stop and time.monotonic() < deadline:
                 if process.wait(0.1):
                     break
             if process.ended() is None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,14 @@ START_TIMEOUT_S = 60.0
 class Supervised:
     """A supervisor process on one home, with stand-ins for our programs."""
 
-    def __init__(self, home: Path, *arguments: str, run_by: Sequence[str] = ()) -> None:
+    def __init__(
+        self, home: Path, *arguments: str, run_by: Sequence[str] = (), variables: Mapping[str, str] | None = None
+    ) -> None:
         self.home = home
         self.output = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [*run_by, *supervisor_command(*arguments)],
-            env=environment(home),
+            env={**environment(home), **(variables or {})},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=self.output,

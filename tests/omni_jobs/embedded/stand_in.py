@@ -1,13 +1,14 @@
 """A supervisor over real servers whose programs are stand-ins: the API and a worker that do nothing.
 
-python stand_in.py supervise [--linger S] [--broken]     the supervisor, of OMNI_HOME
-python stand_in.py api | worker                          its programs
+python stand_in.py supervise [--linger S] [--grandchild]     the supervisor, of OMNI_HOME
+python stand_in.py api | worker [--grandchild]               its programs
 """
 
 import argparse
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -42,12 +43,12 @@ def migrate(url: str, backup: object) -> None:
         connection.execute(TABLES)
 
 
-def supervise(linger_s: float | None, broken: bool) -> int:
+def supervise(linger_s: float | None, grandchild: bool) -> int:
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(message)s")
-    worker = "crash" if broken else "worker"
+    worker = (sys.executable, __file__, "worker", *(["--grandchild"] if grandchild else []))
     programs = [
         Program("api", Role.API, (sys.executable, __file__, "api")),
-        Program("worker-cpu", Role.WORKER, (sys.executable, __file__, worker)),
+        Program("worker-cpu", Role.WORKER, worker),
     ]
     try:
         serve(Settings(), linger_s=linger_s, programs=programs, migrate=migrate)
@@ -57,7 +58,9 @@ def supervise(linger_s: float | None, broken: bool) -> int:
     return 0
 
 
-def work() -> None:
+def work(grandchild: bool) -> None:
+    if grandchild:
+        subprocess.Popen(["sleep", "60"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:
         time.sleep(60)
@@ -65,19 +68,17 @@ def work() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=["supervise", "api", "worker", "crash"])
+    parser.add_argument("part", choices=["supervise", "api", "worker"])
     parser.add_argument("--linger", type=float)
-    parser.add_argument("--broken", action="store_true")
+    parser.add_argument("--grandchild", action="store_true")
     arguments = parser.parse_args()
     match arguments.part:
         case "supervise":
-            return supervise(arguments.linger, arguments.broken)
+            return supervise(arguments.linger, arguments.grandchild)
         case "api":
             HTTPServer(("127.0.0.1", int(os.environ["OMNI_API_PORT"])), Health).serve_forever()
         case "worker":
-            work()
-        case "crash":
-            return 3
+            work(arguments.grandchild)
     return 0
 
 

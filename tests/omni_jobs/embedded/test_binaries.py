@@ -9,7 +9,6 @@ import pytest
 
 from omni_jobs.embedded import binaries
 from omni_jobs.embedded.account import Account
-from omni_jobs.embedded.process import as_account
 from omni_jobs.errors import Unavailable
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -38,7 +37,9 @@ def test_binaries_in_a_closed_folder_are_copied_once_and_run_as_the_other_user(
         return binaries.reachable(hidden, account, open_folder / "bin", tree=tree)
 
     copy = reach()
-    said = subprocess.run([copy, "--version"], capture_output=True, text=True, cwd="/", **as_account(account))
+    assert account is not None
+    who = {"user": account.uid, "group": account.gid, "extra_groups": []}
+    said = subprocess.run([copy, "--version"], capture_output=True, text=True, cwd="/", **who)
     assert said.stdout.startswith("postgres (PostgreSQL)"), said.stderr
     made = copy.stat().st_ctime_ns
     assert reach() == copy and copy.stat().st_ctime_ns == made

@@ -145,6 +145,39 @@ def test_a_killed_worker_and_a_killed_postgres_come_back(stack: Supervised) -> N
     assert eventually(answers, timeout_s=10)
 
 
+def test_parts_with_an_address_are_used_and_an_open_job_keeps_the_stack(stack: Supervised, homes: Path) -> None:
+    state = stack.ready()
+    names = ("database_url", "broker_url", "blob_url", "s3_endpoint", "s3_access_key", "s3_secret_key")
+    given = {f"OMNI_{name.upper()}": getattr(state, name) for name in names}
+    with psycopg.connect(state.database_url, autocommit=True) as connection:
+        connection.execute("insert into omni.jobs values ('running')")
+        guest = Supervised(homes / "guest", "--linger", "0.2", variables=given)
+        theirs = guest.ready()
+        assert set(theirs.children) == {"api", "worker-cpu"}
+        assert [getattr(theirs, name) for name in names] == [getattr(state, name) for name in names]
+        assert not eventually(lambda: guest.process.poll() is not None, timeout_s=1.5)
+        connection.execute("delete from omni.jobs")
+    assert eventually(lambda: guest.process.poll() == 0)
+    guest.end()
+
+
+def test_what_a_killed_worker_had_started_is_ended_by_the_next_supervisor(stack: Supervised, homes: Path) -> None:
+    state = stack.ready()
+    given = {"OMNI_DATABASE_URL": state.database_url, "OMNI_BROKER_URL": state.broker_url, "OMNI_BLOB_URL": "file:///"}
+    home = homes / "orphans"
+    first = Supervised(home, "--grandchild", variables=given)
+    first.ready()
+    assert eventually(lambda: "sleep" in " ".join(processes_of(home).values()))
+    first.process.kill()
+    first.process.wait()
+    assert eventually(lambda: [line.split()[0] for line in processes_of(home).values()] == ["sleep"])
+    first.end()
+    second = Supervised(home, variables=given)
+    second.ready()
+    assert "sleep" not in " ".join(processes_of(home).values())
+    second.end()
+
+
 def test_an_ordinary_user_runs_a_second_home_beside_the_first(stack: Supervised, homes: Path) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root, and setpriv, to become somebody else")
