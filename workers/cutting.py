@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
+from omni_jobs.errors import ErrorType, SourceError
 from omni_jobs.job import Medium, Task, UnitKind
 from omni_jobs.options import Options, page_ranges
 from omni_jobs.store.database import new_id
@@ -62,25 +65,26 @@ class Cutting:
         if Task.DOCUMENT in tasks:
             self._pages(found, prepared)
             return prepared
-        ends_s: list[float] = []
-        sound: audio.DecodedAudio | None = None
-        if found.audio is not None:
-            sound = self._sound(
-                found, prepared, wanted=Task.TRANSCRIBE in tasks, until=0.5 if Task.CAPTION in tasks else 0.95
-            )
-            ends_s.append(max([sound.end_s, *(gap.end_s for gap in sound.gaps if gap.reason != "hole")]))
+        # Sound is decoded for captions too: they say what is heard.
+        sound_until = 0.5 if Task.CAPTION in tasks else 0.95
+        sound = self._sound(found, prepared, sound_until) if found.audio is not None else None
+        if sound is not None and Task.TRANSCRIBE in tasks:
+            prepared.facts["gaps"] += _gaps("speech", sound.gaps)
+            self._spans(sound, prepared)
+        ends_s = [sound.end_s, *(gap.end_s for gap in sound.gaps if gap.reason in REASONS)] if sound is not None else []
         if Task.CAPTION in tasks:
-            ends_s.append(self._clips(prepared, sound))
+            ends_s.append(self._clips(found, prepared, sound))
         prepared.facts["duration_s"] = max(ends_s)
         return prepared
 
     # Sound
 
-    def _sound(self, found: Probe, prepared: Prepared, *, wanted: bool, until: float) -> audio.DecodedAudio:
+    def _sound(self, found: Probe, prepared: Prepared, until: float) -> audio.DecodedAudio:
+        """Decode the sound and listen for speech."""
         options = self._options
         length_s = (options.end_s or found.duration_s or 3600.0) - options.start_s
-        decoded = self._context.part(0.1, 0.1 + (until - 0.1) * 0.4)
-        heard = self._context.part(0.1 + (until - 0.1) * 0.4, 0.1 + (until - 0.1) * 0.8)
+        middle = (0.1 + until) / 2
+        decoded, heard = self._context.part(0.1, middle), self._context.part(middle, until)
         sound = audio.decode(
             self._file,
             self._limits,
@@ -90,65 +94,67 @@ class Cutting:
             cancel=self._context.cancel,
             on_progress=lambda at_s: decoded(min(1.0, (at_s - options.start_s) / max(length_s, 1e-3))),
         )
-        speech = [
-            (start_s + sound.start_s, end_s + sound.start_s)
+        prepared.facts["speech"] = [
+            (round(start_s + sound.start_s, 3), round(end_s + sound.start_s, 3))
             for start_s, end_s in speech_spans(sound.samples, on_progress=heard)
         ]
-        prepared.facts["speech"] = speech
-        if wanted:
-            prepared.facts["gaps"] += _gaps("speech", sound.gaps)
-            self._spans(sound, speech, prepared, self._context.part(0.1 + (until - 0.1) * 0.8, until))
         return sound
 
-    def _spans(
-        self, sound: audio.DecodedAudio, speech: list[tuple[float, float]], prepared: Prepared, moved: Any
-    ) -> None:
-        shifted = [(start_s - sound.start_s, end_s - sound.start_s) for start_s, end_s in speech]
-        spans = cuts.spans(shifted, sound.duration_s)
-        for position, (first_s, last_s) in enumerate(spans):
-            start_s, end_s = first_s + sound.start_s, last_s + sound.start_s
-            samples = sound.samples[round(first_s * RATE_HZ) : round(last_s * RATE_HZ)]
-            within = [[max(a, start_s), min(b, end_s)] for a, b in speech if a < end_s and b > start_s]
-            where = {"start_s": start_s, "end_s": end_s, "speech": within}
-            media = CanonicalAudio(samples.astype("int16"), start_s)
+    def _spans(self, sound: audio.DecodedAudio, prepared: Prepared) -> None:
+        speech = prepared.facts["speech"]
+        for position, (start_s, end_s) in enumerate(cuts.spans(speech, sound.end_s, start_s=sound.start_s)):
+            first, last = (round((at_s - sound.start_s) * RATE_HZ) for at_s in (start_s, end_s))
+            where = {"start_s": start_s, "end_s": end_s, "speech": _within(speech, start_s, end_s)}
+            media = CanonicalAudio(np.asarray(sound.samples[first:last], np.int16), start_s)
             prepared.units.append(self._put(UnitKind.SPAN, position, media, where, end_s - start_s))
-            moved((position + 1) / len(spans))
+            self._context.check()
 
     # Pictures
 
-    def _clips(self, prepared: Prepared, sound: audio.DecodedAudio | None) -> float:
+    def _clips(self, found: Probe, prepared: Prepared, sound: audio.DecodedAudio | None) -> float:
         """Returns where the pictures end."""
-        options = self._options
-        scan = video.scan(self._file, self._limits, cancel=self._context.cancel, on_progress=None)
-        shots = [shot for shot in scan.shots if _overlaps(shot, options.start_s, options.end_s)]
-        shots = [_clamp(shot, options.start_s, options.end_s) for shot in shots]
+        options, length_s = self._options, found.duration_s or 3600.0
+        scanned, framed = self._context.part(0.5, 0.7), self._context.part(0.7, 0.95)
+        scan = video.scan(
+            self._file,
+            self._limits,
+            cancel=self._context.cancel,
+            on_progress=lambda at_s: scanned(min(1.0, at_s / length_s)),
+        )
         prepared.facts["gaps"] += _gaps("video", scan.gaps)
-        speech = prepared.facts["speech"]
-        self._context.report(0.7)
-        clips = cuts.clips(shots)
+        clips = cuts.clips(_asked(scan.shots, options.start_s, options.end_s))
+        if not clips:
+            raise SourceError(ErrorType.EMPTY, f"the pictures end at {scan.end_s:.1f} s, before the part asked for")
         for position, within in enumerate(clips):
-            times_s = video.sample_times(within, options.frames_per_s)
-            frames = tuple(video.frames(self._file, self._limits, times_s, cancel=self._context.cancel))
-            start_s, end_s = within[0].start_s, within[-1].end_s
-            media = CanonicalClip(
-                start_s,
-                end_s,
-                scan.width_px,
-                scan.height_px,
-                shots=tuple(within),
-                frames=frames,
-                sound=tuple(_sound_of(shot, sound, speech) for shot in within) if sound is not None else (),
-            )
-            where = {"start_s": start_s, "end_s": end_s}
-            prepared.units.append(self._put(UnitKind.CLIP, position, media, where, end_s - start_s))
-            self._context.report(0.7 + 0.25 * (position + 1) / len(clips))
-        return scan.duration_s
+            media = self._clip(scan, within, sound, prepared.facts["speech"])
+            where = {"start_s": media.start_s, "end_s": media.end_s}
+            prepared.units.append(self._put(UnitKind.CLIP, position, media, where, media.end_s - media.start_s))
+            framed((position + 1) / len(clips))
+        return max([clips[-1][-1].end_s, *(gap.end_s for gap in scan.gaps if gap.reason in REASONS)])
+
+    def _clip(
+        self,
+        scan: video.Scan,
+        shots: tuple[Shot, ...],
+        sound: audio.DecodedAudio | None,
+        speech: list[tuple[float, float]],
+    ) -> CanonicalClip:
+        times_s = video.sample_times(shots, self._options.frames_per_s)
+        return CanonicalClip(
+            shots[0].start_s,
+            shots[-1].end_s,
+            scan.width_px,
+            scan.height_px,
+            shots=shots,
+            frames=tuple(video.frames(self._file, self._limits, times_s, cancel=self._context.cancel)),
+            sound=tuple(_sound_of(shot, sound, speech) for shot in shots) if sound is not None else (),
+        )
 
     # Paper
 
     def _pages(self, found: Probe, prepared: Prepared) -> None:
-        made = 0
-        for page in self._read_pages(found):
+        total = max(found.pages or 1, 1)
+        for made, page in enumerate(self._read_pages(found), 1):
             if isinstance(page, PageFailure):
                 prepared.units.append(
                     NewUnit(
@@ -158,8 +164,7 @@ class Cutting:
             else:
                 where = {"page": page.page, "width_pt": page.width_pt, "height_pt": page.height_pt}
                 prepared.units.append(self._put(UnitKind.PAGE, page.page, page, where, 1.0))
-            made += 1
-            self._context.report(0.1 + 0.85 * min(1.0, made / max(found.pages or 1, 1)))
+            self._context.report(0.1 + 0.85 * min(1.0, made / total))
 
     def _read_pages(self, found: Probe) -> Iterator[CanonicalPage | PageFailure]:
         if found.medium is Medium.IMAGE:
@@ -194,12 +199,15 @@ def _gaps(medium: str, gaps: tuple[Gap, ...]) -> list[list[Any]]:
     return [[medium, gap.start_s, gap.end_s, REASONS[gap.reason]] for gap in gaps if gap.reason in REASONS]
 
 
-def _overlaps(shot: Shot, start_s: float, end_s: float | None) -> bool:
-    return shot.end_s > start_s and (end_s is None or shot.start_s < end_s)
+def _asked(shots: tuple[Shot, ...], start_s: float, end_s: float | None) -> list[Shot]:
+    """The shots, less what lies before and after the part that was asked for."""
+    end_s = float("inf") if end_s is None else end_s
+    clamped = [Shot(max(shot.start_s, start_s), min(shot.end_s, end_s)) for shot in shots]
+    return [shot for shot in clamped if shot.end_s > shot.start_s]
 
 
-def _clamp(shot: Shot, start_s: float, end_s: float | None) -> Shot:
-    return Shot(max(shot.start_s, start_s), shot.end_s if end_s is None else min(shot.end_s, end_s))
+def _within(speech: list[tuple[float, float]], start_s: float, end_s: float) -> list[list[float]]:
+    return [[max(a, start_s), min(b, end_s)] for a, b in speech if a < end_s and b > start_s]
 
 
 def _sound_of(shot: Shot, sound: audio.DecodedAudio, speech: list[tuple[float, float]]) -> Sound:
