@@ -24,8 +24,8 @@ class Progress(BaseModel):
     media_s_total: float
     words_s_done: float
     words_s_total: float
-    pages_done: float
-    pages_total: float
+    pages_done: int
+    pages_total: int
     fraction: float = Field(ge=0, le=1, description="Of the whole job; 1 when it is delivered.")
     eta_s: float | None = Field(description="Seconds left at the pace so far; null while nobody can tell.")
 

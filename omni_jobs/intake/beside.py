@@ -1,0 +1,97 @@
+"""Results beside their source: `talk.mp4` gets `talk.srt`, `talk.result.json`; a file of the user's is never touched.
+
+The hidden file `.omni-results` of a folder lists what we wrote and of which bytes. A name is ours while the file there
+is one we wrote for the same source and nobody changed; else the names become `talk.mp4.srt`, then `talk.mp4.2.srt`.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from omni_jobs.intake.outputs import Output
+from omni_jobs.intake.within import Within
+
+INDEX = ".omni-results"
+SUFFIX = {"json": "result.json", "txt": "txt", "srt": "srt", "vtt": "vtt", "md": "md"}
+
+
+@dataclass(slots=True)
+class Index:
+    """Our files in one folder: name -> its source and the digests we gave it, of which it has one."""
+
+    files: dict[str, tuple[str, list[str]]]
+
+    @classmethod
+    def read(cls, folder: Within) -> "Index":
+        """What cannot be read names nothing: then every file is the user's."""
+        try:
+            with folder.open(INDEX) as file:
+                found = json.load(file)["files"]
+            return cls({name: (one["source"], list(one["sha256"])) for name, one in found.items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls({})
+
+    def write(self, folder: Within) -> None:
+        files = {name: {"source": source, "sha256": digests} for name, (source, digests) in self.files.items()}
+        folder.write(f"{INDEX}.part", iter([json.dumps({"files": files}, indent=1).encode()]))
+        folder.replace(INDEX, f"{INDEX}.part")
+
+    def add(self, name: str, source: str, sha256: str) -> None:
+        """Before the file is there; the digest before stays valid until it is."""
+        known_source, digests = self.files.get(name, (source, []))
+        kept = digests[-1:] if known_source == source else []
+        self.files[name] = (source, [digest for digest in kept if digest != sha256] + [sha256])
+
+    def owns(self, folder: Within, name: str, source: str) -> bool:
+        known_source, digests = self.files.get(name, ("", []))
+        return known_source == source and _digest(folder, name) in digests
+
+
+def put_beside(folder: Within, source: str, outputs: Sequence[Output]) -> list[str]:
+    """Write the outputs of a source into its folder; returns their names. The same call twice is harmless.
+
+    Raises:
+        FileExistsError: somebody was faster with a name; call again.
+    """
+    wanted = [output for output in outputs if output.format in SUFFIX]
+    index = Index.read(folder)
+    base = next(base for base in _bases(source) if _is_free(folder, index, source, base, wanted))
+    names = []
+    for output in wanted:
+        name = f"{base}.{SUFFIX[output.format]}"
+        names.append(name)
+        # Asked before the index says that it is ours.
+        ours = index.owns(folder, name, source)
+        draft = f".{name}.part"
+        folder.write(draft, output.pieces())
+        index.add(name, source, output.sha256)
+        index.write(folder)
+        if ours:
+            folder.replace(name, draft)
+        else:
+            folder.publish(name, draft)
+    return names
+
+
+def _bases(source: str) -> Iterator[str]:
+    yield PurePosixPath(source).stem
+    yield source
+    for number in itertools.count(2):
+        yield f"{source}.{number}"
+
+
+def _is_free(folder: Within, index: Index, source: str, base: str, outputs: Sequence[Output]) -> bool:
+    """Whether all of these names are ours or nobody's."""
+    names = [f"{base}.{SUFFIX[output.format]}" for output in outputs]
+    return all(not folder.exists(name) or index.owns(folder, name, source) for name in names)
+
+
+def _digest(folder: Within, name: str) -> str:
+    try:
+        with folder.open(name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
