@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,8 +11,6 @@ from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from omni_jobs.embedded.home import Home
-from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.store import schema
 
 pytestmark = pytest.mark.servers
@@ -53,21 +50,12 @@ PROMISED = {
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    # Not pytest's own folder: the account that runs the server may not enter it.
-    with TemporaryDirectory(prefix="omni-views-", dir="/tmp") as folder:
-        home = Home(folder)
-        home.create()
-        runtime = Path(folder, "run")
-        runtime.mkdir(mode=0o711)
-        server = Postgres(home, runtime)
-        server.start()
-        try:
-            server.ready()
-            schema.upgrade(server.url)
-            yield server.url
-        finally:
-            server.stop()
+def url(server_url: str) -> Iterator[str]:
+    """A database of this module at the newest schema."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute("create database views template template_omni")
+        yield f"{server_url.rpartition('/')[0]}/views"
+        connection.execute("drop database views with (force)")
 
 
 @pytest.fixture
@@ -159,11 +147,14 @@ def test_the_columns_are_those_promised(owner: Connection) -> None:
 def test_every_view_and_every_column_has_a_comment(owner: Connection) -> None:
     silent = owner.execute(
         "select c.relname, a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 "
-        "  left join pg_description d on d.classoid = 'pg_class'::regclass and d.objoid = c.oid and d.objsubid in (0, a.attnum) "
+        "  left join pg_description d on d.classoid = 'pg_class'::regclass and d.objoid = c.oid "
+        "       and d.objsubid in (0, a.attnum) "
         " where c.relnamespace = 'omni_v1'::regnamespace group by 1, 2 having count(d.description) < 2"
     ).fetchall()
     assert silent == []
-    described = owner.execute("select obj_description('omni_v1.search(text, integer)'::regprocedure) as said").fetchone()
+    described = owner.execute(
+        "select obj_description('omni_v1.search(text, integer)'::regprocedure) as said"
+    ).fetchone()
     assert described is not None and "phrases" in described["said"]
 
 
@@ -185,7 +176,10 @@ def test_a_job_shows_how_far_it_is(owner: Connection) -> None:
 
 def test_a_failed_job_shows_why_and_an_undelivered_one_shows_no_result(owner: Connection) -> None:
     ids = make_job(
-        owner, state="failed", result_revision=None, error={"type": "encrypted", "message": "no key", "retryable": False}
+        owner,
+        state="failed",
+        result_revision=None,
+        error={"type": "encrypted", "message": "no key", "retryable": False},
     )
     insert_segment(owner, ids, "unfinished words")
     reader = as_reader(owner)
@@ -304,7 +298,9 @@ def test_han_and_kana_are_found_inside_a_sentence(owner: Connection) -> None:
     assert search(reader, '"議会"') == []
 
 
-@pytest.mark.parametrize("query", ["", "  ", "-only", "!!! ???", "'; drop schema omni cascade; --", '"', "a:* & <-> b", "\\"])
+@pytest.mark.parametrize(
+    "query", ["", "  ", "-only", "!!! ???", "'; drop schema omni cascade; --", '"', "a:* & <-> b", "\\"]
+)
 def test_odd_queries_find_nothing_and_break_nothing(owner: Connection, query: str) -> None:
     insert_all(owner)
     assert search(as_reader(owner), query) == []

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from omni_jobs.job import Task, UnitKind, UnitState
 from omni_jobs.result import Captions, Coverage, Covered, Document, Total, Transcript
 from workers.results.outcome import SourceOutcome, UnitOutcome
-from workers.results.stretches import Layer, Stretch, minus, ms, painted, seconds, union
+from workers.results.stretches import Layer, Stretch, minus, ms, overlap, painted, seconds, union
 
 # Speech without words below this length, beside words, is their breath and fade; so is a pause between words.
 SMALL_MS = 1500
@@ -78,10 +78,13 @@ def _speech(source: SourceOutcome, whole: Stretch, transcript: Transcript) -> li
         (ms(low), ms(high))
         for low, high in [*source.speech, *(pair for unit in spans for pair in unit.input.get("speech", ()))]
     )
-    wordless = _wordless(heard, words)
-    layers = [
+    failed = [
         *_gaps(source, "speech"),
         *(Layer(_dead(unit), minus([stretch], redone)) for unit, stretch in first if unit.state is UnitState.DEAD),
+    ]
+    wordless = _wordless(heard, words, union(stretch for layer in failed for stretch in layer.stretches))
+    layers = [
+        *failed,
         Layer(DONE, words),
         *(
             Layer(_dead(unit), minus([stretch], minus([stretch], wordless)))
@@ -95,12 +98,13 @@ def _speech(source: SourceOutcome, whole: Stretch, transcript: Transcript) -> li
     return _without_pauses(painted(whole, QUIET, layers))
 
 
-def _wordless(heard: Iterable[Stretch], words: Sequence[Stretch]) -> list[Stretch]:
-    """Speech without words, less the short edges of speech that has some."""
+def _wordless(heard: Iterable[Stretch], words: Sequence[Stretch], failed: Sequence[Stretch]) -> list[Stretch]:
+    """Speech without words that did not fail, less the short edges of speech that has some words."""
     found: list[Stretch] = []
-    for stretch in heard:
-        rest = minus([stretch], words)
-        found += rest if rest == [stretch] else [piece for piece in rest if piece[1] - piece[0] >= SMALL_MS]
+    for low, high in heard:
+        spoken = overlap(words, low, high) > 0
+        rest = minus(minus([(low, high)], words), failed)
+        found += [(start, end) for start, end in rest if not spoken or end - start >= SMALL_MS]
     return found
 
 
