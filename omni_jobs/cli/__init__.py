@@ -1,0 +1,110 @@
+"""The command line: `omni-jobs ...`, one file per noun.
+
+A user's mistake is one line on stderr, `error: ...`, and with `--json` a document on stdout as well; a stack trace
+shows only with OMNI_DEBUG=1. Exit status: 0 done, 1 failed, 2 not meant as it stands, 3 done with gaps (`run`), 130
+interrupted. What takes long to import is imported inside the commands.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from omni_jobs.cli import contract, doctor, jobs, run, sql, stack
+from omni_jobs.cli.examples import examples
+from omni_jobs.cli.reader import SqlError
+from omni_jobs.errors import Conflict, OmniError, Refused, SourceError, Unavailable, UsageError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="omni-jobs",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "omni-jobs run talk.mp4",
+        "omni-jobs run recordings/ --out results --json",
+        'omni-jobs search "quarterly budget"',
+        "omni-jobs doctor",
+    ),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"omni-jobs {doctor.our_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn audio, video and PDF into data that can be queried."""
+
+
+# In the order in which the help shows them.
+for noun in (run, jobs, sql, stack, contract, doctor):
+    noun.add_to(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and ends the process with its status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(_status_of(words))
+
+
+def _status_of(words: list[str]) -> int:
+    try:
+        command = typer.main.get_command(app)
+        status = command.main(words, prog_name="omni-jobs", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except TyperException as error:
+        # Without arguments typer raises its help.
+        if not error.format_message() or error.format_message().startswith("Usage:"):
+            print(error.format_message())
+            return USAGE
+        return _report(words, error, "invalid", error.format_message(), error.exit_code)
+    except typer.Abort:
+        return INTERRUPTED
+    except Conflict as error:
+        return _report(words, error, error.kind, str(error), FAILED)
+    except UsageError as error:
+        return _report(words, error, error.kind, str(error), USAGE)
+    except SourceError as error:
+        return _report(words, error, error.type.value, str(error), FAILED)
+    except Refused as error:
+        return _report(words, error, "refused", str(error), FAILED)
+    except Unavailable as error:
+        return _report(words, error, "unavailable", str(error), FAILED)
+    except SqlError as error:
+        return _report(words, error, "sql", str(error), USAGE)
+    except OmniError as error:
+        return _report(words, error, "internal", str(error), FAILED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _report(words, error, "internal", f"{where}{error.strerror or error}", FAILED)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error} (OMNI_DEBUG=1 shows where)"
+        return _report(words, error, "internal", text, FAILED)
+
+
+def _report(words: list[str], error: Exception, kind: str, message: str, status: int) -> int:
+    message = message.replace("Value error, ", "")  # pydantic's, before the sentence that says what is wrong
+    if os.environ.get("OMNI_DEBUG") == "1":
+        traceback.print_exception(error)
+    print(f"error: {message}", file=sys.stderr)
+    # The option may not have been parsed: so the words decide.
+    if "--json" in words[: words.index("--")] if "--" in words else "--json" in words:
+        retryable = isinstance(error, Unavailable)
+        print(json.dumps({"error": {"type": kind, "message": message, "retryable": retryable}}))
+    return status

@@ -1,0 +1,185 @@
+"""The results in SQL: `sql` for any statement that reads, `search` for words in speech, on screen and on paper."""
+
+import csv
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from omni_jobs.cli.examples import examples
+from omni_jobs.cli.times import clock
+from omni_jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    import psycopg
+
+TABLE_ROWS = 1000
+BOLD, PLAIN = "\033[1m", "\033[0m"
+MARKED = re.compile(r"\*\*(.+?)\*\*", re.DOTALL)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "omni-jobs search budget",
+            "omni-jobs search '\"quarterly budget\" -draft' --limit 5",
+            "omni-jobs search budget --json | jq '.hits[0]'",
+        )
+    )(search)
+    app.command(
+        epilog=examples(
+            'omni-jobs sql "select name, state, duration_s from omni_v1.jobs"',
+            'omni-jobs sql "select source_name, start_s, text from omni_v1.transcript_segments" --csv > talks.csv',
+            'psql "$(omni-jobs sql --dsn)"',
+        )
+    )(sql)
+
+
+def sql(
+    statement: Annotated[
+        str | None, typer.Argument(metavar="STATEMENT", help="One that reads; `-`: from stdin.")
+    ] = None,
+    dsn: Annotated[
+        bool, typer.Option("--dsn", help="Print the read-only address, for psql, DBeaver, Grafana.")
+    ] = False,
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, help=f"Most rows to show; default: {TABLE_ROWS} in a table, else all.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list with an object per row.")] = False,
+) -> None:
+    """Ask the database, read-only. The views are those of the schema omni_v1.
+
+    A statement may take 30 s.
+    The address that --dsn prints holds while the stack runs: `omni-jobs up` keeps it running.
+    """
+    from omni_jobs.cli.reader import reader_url, session
+
+    if dsn:
+        # A stack that was started for this line would be gone by the time it is used.
+        with reader_url(start=False) as url:
+            print(url)
+        return
+    if as_csv and as_json:
+        raise UsageError("--csv and --json exclude each other")
+    statement = sys.stdin.read() if statement == "-" else statement
+    if not statement or not statement.strip():
+        raise UsageError('expected a statement such as "select name, state from omni_v1.jobs", or --dsn')
+    show = _print_csv if as_csv else _print_json if as_json else _print_rows
+    most = max_rows or (TABLE_ROWS if show is _print_rows else None)
+    with reader_url() as url, session(url) as connection, connection.cursor() as cursor:
+        _show(cursor, statement, show, most)
+
+
+def _show(cursor: "psycopg.Cursor[Any]", statement: str, show: Callable[..., None], most: int | None) -> None:
+    # One row at a time off the wire: memory stays flat, and what is not shown is not sent.
+    with closing(cursor.stream(statement)) as stream:
+        first = next(stream, None)
+        names = _distinct([column.name for column in cursor.description or ()])
+        rows = _chain(first, stream)
+        show(names, islice(rows, most))
+        if most is not None and next(rows, None) is not None:
+            print(f"only the first {most} rows are shown: --max-rows", file=sys.stderr)
+
+
+def search(
+    text: Annotated[list[str], typer.Argument(metavar="TEXT", help='Words; "phrases"; or; -without.')],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most hits to show.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Find words that were said, shown or printed, with time or page."""
+    from psycopg.rows import dict_row
+
+    from omni_jobs.cli.reader import reader_url, session
+
+    query = " ".join(text)
+    with reader_url() as url, session(url) as connection, connection.cursor(row_factory=dict_row) as cursor:
+        hits = cursor.execute("select * from omni_v1.search(%s, %s)", (query, limit)).fetchall()
+    if as_json:
+        print(json.dumps({"query": query, "hits": _plain(hits)}, indent=2))
+        return
+    for hit in hits:
+        print(_line(hit, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    if not hits:
+        print(f"no hits for {query}", file=sys.stderr)
+
+
+def _line(hit: dict[str, Any], *, colour: bool) -> str:
+    place = f"page {hit['page']}" if hit["page"] is not None else clock(hit["start_s"] or 0.0)
+    snippet = _one_line(hit["snippet"])
+    if colour:
+        snippet = MARKED.sub(rf"{BOLD}\1{PLAIN}", snippet)
+    return f"{hit['medium']:<7} {_one_line(hit['source_name'])}  {place:>7}  {snippet}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def _chain(first: Sequence[Any] | None, rest: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    if first is not None:
+        yield first
+        yield from rest
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """As keys of an object: the second `id` becomes `id_2`."""
+    found: list[str] = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in found:
+            number += 1
+            candidate = f"{name}_{number}"
+        found.append(candidate)
+    return found
+
+
+def _print_json(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    print(json.dumps([dict(zip(names, map(_plain, row), strict=True)) for row in rows], indent=2))
+
+
+def _print_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([json.dumps(_plain(value)) if isinstance(value, dict | list) else value for value in row])
+
+
+def _print_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    from omni_jobs.cli.tables import print_table
+
+    shown = list(rows)
+    if names:
+        print_table(names, shown)
+    print(f"{len(shown)} row{'' if len(shown) == 1 else 's'}", file=sys.stderr)
+
+
+def _plain(value: Any) -> Any:
+    """A value of PostgreSQL as JSON has it; what JSON has no word for becomes text."""
+    from datetime import date, datetime, time
+    from decimal import Decimal
+
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case Decimal():
+            return _plain(float(value)) if not value.is_finite() or value % 1 else int(value)
+        case datetime() | date() | time():
+            return value.isoformat()
+        case bytes() | memoryview():
+            return bytes(value).hex()
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case dict():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case _:
+            return str(value)

@@ -1,0 +1,314 @@
+"""`omni-jobs run`: what is submitted, what is written, what is said, and the exit status."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from omni_jobs.errors import ErrorType
+from tests.omni_jobs.cli.conftest import Run, make_file, start
+from tests.omni_jobs.cli.fake_api import CANCELLED, DONE, FAILED, PARTIAL, RUNNING, FakeApi
+
+WRITTEN = {"json": "result.json", "txt": "txt", "srt": "srt", "vtt": "vtt", "md": "md"}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_one_file_gives_all_its_results(api: FakeApi, served: Path, run: Run) -> None:
+    make_file(served / "talk.mp4")
+    ran = run("run", "talk.mp4")
+    assert ran.status == 0
+    assert names_in(served / "omni-out") == sorted(f"talk.{ending}" for ending in WRITTEN.values())
+    assert (served / "omni-out/talk.srt").read_text() == "srt of talk.mp4 "
+    assert str(served / "omni-out") in ran.out
+    assert api.submitted == [("talk.mp4", {"name": "talk.mp4", "options": {}}, True)]
+
+
+def test_the_document_has_an_entry_per_file_in_order_with_absolute_paths(
+    api: FakeApi, served: Path, run: Run
+) -> None:  # fmt: skip
+    for name in ("b.mp4", "rec/2.wav", "rec/sub/1.mp3", "a.pdf"):
+        make_file(served / name)
+    api.scripts["b.mp4"] = [RUNNING] * 4 + [DONE]
+    ran = run("run", "b.mp4", "rec", "a.pdf", "--json", "--out", "out")
+    jobs = ran.document["jobs"]
+    assert ran.status == 0
+    assert set(ran.document) == {"jobs"}
+    assert [job["source"] for job in jobs] == [
+        str(served / name) for name in ("b.mp4", "rec/2.wav", "rec/sub/1.mp3", "a.pdf")
+    ]
+    assert all(set(job) == {"id", "source", "state", "files", "error", "coverage"} for job in jobs)
+    assert jobs[0]["files"] == {format: str(served / f"out/b.{ending}") for format, ending in WRITTEN.items()}
+    assert jobs[0]["coverage"]["speech"]["done"] == 120.0
+    assert all(Path(path).is_file() for job in jobs for path in job["files"].values())
+
+
+@pytest.mark.parametrize(
+    ("scripts", "status"),
+    [
+        ([DONE, DONE], 0),
+        ([DONE, FAILED], 1),
+        ([DONE, CANCELLED], 1),
+        ([DONE, PARTIAL], 3),
+        ([FAILED, PARTIAL], 1),
+    ],
+)
+def test_the_exit_status_says_what_became_of_the_files(
+    api: FakeApi, served: Path, run: Run, scripts: list[dict[str, object]], status: int
+) -> None:
+    for n, last in enumerate(scripts):
+        api.scripts[make_file(served / f"{n}.wav").name] = [last]
+    assert run("run", "0.wav", "1.wav").status == status
+
+
+def test_a_failing_file_does_not_stop_the_others(api: FakeApi, served: Path, run: Run) -> None:
+    for name in ("good.wav", "bad.pdf", "odd.mp4", "last.wav"):
+        make_file(served / name)
+    os.mkfifo(served / "pipe.wav")
+    api.scripts["bad.pdf"] = [FAILED]
+    api.refused["odd.mp4"] = (415, {"type": "/problems/unsupported", "detail": "not a medium we read"})
+    ran = run("run", "good.wav", "bad.pdf", "pipe.wav", "odd.mp4", "last.wav", "--json")
+    good, bad, pipe, odd, last = ran.document["jobs"]
+    assert ran.status == 1
+    assert (good["state"], last["state"]) == ("succeeded", "succeeded")
+    assert bad["error"] == FAILED["error"]
+    assert bad["id"]
+    assert (pipe["id"], pipe["state"], pipe["error"]["type"]) == (None, "failed", "unreadable")
+    assert (odd["id"], odd["state"], odd["error"]["type"]) == (None, "failed", "unsupported")
+    assert {job["error"]["type"] for job in (bad, pipe, odd)} <= set(ErrorType)
+    assert "bad.pdf: failed: encrypted: it needs a password" in ran.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_unreadable(served: Path, run: Run) -> None:
+    make_file(served / "secret.wav").chmod(0)
+    assert run("run", "secret.wav", "--json").document["jobs"][0]["error"]["type"] == "unreadable"
+
+
+def test_a_broken_link_is_unreadable(served: Path, run: Run) -> None:
+    (served / "gone.wav").symlink_to(served / "nowhere.wav")
+    assert run("run", "gone.wav", "--json").document["jobs"][0]["error"]["type"] == "unreadable"
+
+
+def test_files_of_one_name_get_names_of_their_own(served: Path, run: Run) -> None:
+    for name in ("x.mp4", "x.wav", "sub/x.mp4", "other/x.mp4"):
+        make_file(served / name)
+    ran = run("run", "x.mp4", "x.wav", "sub/x.mp4", "other/x.mp4", "--json")
+    found = [Path(job["files"]["srt"]).name for job in ran.document["jobs"]]
+    assert found == ["x.srt", "x.wav.srt", "x.mp4.srt", "x.mp4.2.srt"]
+
+
+def test_nothing_is_overwritten(api: FakeApi, served: Path, run: Run) -> None:
+    make_file(served / "x.mp4")
+    make_file(served / "omni-out/x.srt", b"mine")
+    assert [Path(path).name for path in run("run", "x.mp4", "--json").document["jobs"][0]["files"].values()] == [
+        f"x.mp4.{ending}" for ending in WRITTEN.values()
+    ]
+    api.contents["x.mp4"] = b"otherwise"
+    assert Path(run("run", "x.mp4", "--json").document["jobs"][0]["files"]["srt"]).name == "x.mp4.2.srt"
+    assert (served / "omni-out/x.srt").read_bytes() == b"mine"
+    assert (served / "omni-out/x.mp4.srt").read_bytes() == b"srt of x.mp4 "
+
+
+def test_force_overwrites(served: Path, run: Run) -> None:
+    make_file(served / "x.mp4")
+    make_file(served / "omni-out/x.srt", b"mine")
+    run("run", "x.mp4", "--force")
+    assert (served / "omni-out/x.srt").read_bytes() == b"srt of x.mp4 "
+    assert len(names_in(served / "omni-out")) == len(WRITTEN)
+
+
+def test_the_same_command_again_leaves_one_set_of_files(api: FakeApi, served: Path, run: Run) -> None:
+    for name in ("x.mp4", "x.wav"):
+        make_file(served / name)
+    first = run("run", "x.mp4", "x.wav", "--json").document["jobs"]
+    before = {path: path.stat().st_mtime_ns for path in (served / "omni-out").iterdir()}
+    again = run("run", "x.mp4", "x.wav", "--json").document["jobs"]
+    assert {path: path.stat().st_mtime_ns for path in (served / "omni-out").iterdir()} == before
+    assert [job["files"] for job in first] == [job["files"] for job in again]
+    # Other jobs, whose result.json names them, but the same statement.
+    assert [job["id"] for job in first] != [job["id"] for job in again]
+
+
+def test_the_same_file_twice_is_one_job_and_two_entries(api: FakeApi, served: Path, run: Run) -> None:
+    make_file(served / "x.wav")
+    one, two = run("run", "x.wav", "./x.wav", "--json").document["jobs"]
+    assert one == two
+    assert len(api.jobs) == 1
+
+
+def test_a_very_long_name_still_gives_files(served: Path, run: Run) -> None:
+    make_file(served / ("ä" * 125 + ".wav"))
+    assert run("run", "*.wav").status == 0
+    assert len(names_in(served / "omni-out")) == len(WRITTEN)
+
+
+def test_folders_and_globs_are_expanded(api: FakeApi, served: Path, run: Run) -> None:
+    for name in ("in/b.MP3", "in/a.wav", "in/notes.txt", "in/.hidden.wav", "in/.git/x.wav", "in/deep/c.pdf"):
+        make_file(served / name)
+    (served / "in/loop").symlink_to(served / "in")
+    run("run", "in")
+    assert [name for name, _, _ in api.submitted] == ["a.wav", "b.MP3", "c.pdf"]
+    api.submitted.clear()
+    run("run", "in/**/*.[pt]*")
+    assert [name for name, _, _ in api.submitted] == ["c.pdf", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["talk.wav", "gone.wav"], "no such file or folder: gone.wav"),
+        (["empty"], "no audio, video, image or PDF in empty"),
+        (["*.avi"], "no file matches *.avi"),
+        (["s3://media/x.mp4"], "use `omni-jobs submit s3://media/x.mp4`"),
+        (["talk.wav", "--pages", "9-2"], "--pages: expected pages"),
+        (["talk.wav", "--pages", "x"], "--pages: expected pages such as 1-3,7, got 'x'"),
+        (["talk.wav", "--from", "1:75"], "--from: expected seconds or hh:mm:ss"),
+        (["talk.wav", "--from", "-3"], "--from: expected seconds or hh:mm:ss"),
+        (["talk.wav", "--from", "60", "--to", "0:30"], "--to: end_s must lie after start_s"),
+        (["talk.wav", "--language", "Englisch"], "--language: "),
+        (["talk.wav", "--task", "sing"], "--task"),
+        (["talk.wav", "--task", "auto", "--task", "caption"], "--task auto stands alone"),
+        (["talk.wav", "--password-file", "gone.txt"], "--password-file: cannot read gone.txt"),
+        (["talk.wav", "--password-file", "two.txt"], "--password-file: expected one line in two.txt, got 2"),
+        (["talk.wav", "--out", "two.txt"], "--out: cannot make"),
+        (["talk.wav", "--frobnicate"], "No such option: --frobnicate"),
+        ([], "Missing argument"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_submitted(
+    api: FakeApi, served: Path, run: Run, words: list[str], message: str
+) -> None:
+    make_file(served / "talk.wav")
+    make_file(served / "two.txt", b"a\nb\n")
+    (served / "empty").mkdir()
+    ran = run("run", *words)
+    assert ran.status == 2
+    assert ran.err.startswith("error: ")
+    assert message in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert ran.out == ""
+    assert not api.jobs
+    document = run("run", *words, "--json").document
+    assert message in document["error"]["message"]
+
+
+def test_options_become_the_request(api: FakeApi, served: Path, run: Run) -> None:
+    make_file(served / "x.pdf")
+    make_file(served / "word.txt", "pässword \n".encode())
+    run("run", "x.pdf", "--task", "transcribe", "--task", "caption", "--language", "en", "--pages", "1-3, 7",
+        "--from", "1:30", "--to", "1:00:00.5", "--password-file", "word.txt", "--no-reuse")  # fmt: skip
+    assert api.submitted[0][1] == {
+        "name": "x.pdf",
+        "task": ["transcribe", "caption"],
+        "options": {"language": "en", "pages": "1-3,7", "start_s": 90.0, "end_s": 3600.5},
+        "reuse": False,
+        "password": "pässword ",
+    }
+
+
+def test_a_short_outage_is_waited_out(api: FakeApi, served: Path, run: Run) -> None:
+    make_file(served / "x.wav")
+    api.scripts["x.wav"] = [RUNNING, RUNNING, DONE]
+    run("list")
+    real = api.look
+
+    def flaky(job_id: str) -> dict[str, object] | None:
+        api.outages, api.look = 2, real  # type: ignore[method-assign]
+        return real(job_id)
+
+    api.look = flaky  # type: ignore[method-assign]
+    assert run("run", "x.wav").status == 0
+    assert api.outages == 0
+
+
+def test_a_wrong_key_is_said_once(served: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_API_KEY", "wrong")
+    for n in range(3):
+        make_file(served / f"{n}.wav")
+    ran = run("run", ".")
+    assert (ran.status, ran.err) == (1, "error: expected a valid key\n")
+
+
+def test_a_result_that_cannot_be_written_is_an_error_of_its_file(
+    served: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_file(served / "x.wav")
+    make_file(served / "y.wav")
+    from omni_jobs.cli import outputs
+
+    real = outputs._write
+
+    def full(path: Path, chunks: object) -> None:
+        monkeypatch.setattr(outputs, "_write", real)
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(outputs, "_write", full)
+    ran = run("run", "x.wav", "y.wav", "--json")
+    one, two = sorted(ran.document["jobs"], key=lambda job: not job["error"])
+    assert ran.status == 1
+    assert "No space left on device" in one["error"]["message"]
+    assert (one["state"], one["files"]) == ("succeeded", {})
+    assert two["files"]
+    assert not [name for name in names_in(served / "omni-out") if name.startswith(".")]
+
+
+def test_without_a_terminal_progress_is_plain_lines(api: FakeApi, served: Path) -> None:
+    make_file(served / "talk.wav")
+    api.scripts["talk.wav"] = [RUNNING] * 6 + [DONE]
+    process = start("run", "talk.wav", "--json")
+    out, err = process.communicate(timeout=20)
+    lines = err.splitlines()
+    assert process.returncode == 0, err
+    assert "\x1b" not in err
+    # At most one line within 2 s, and the last one always.
+    assert len(lines) <= 3
+    assert lines[-1].startswith("talk.wav: succeeded after 00:0")
+    assert lines[-1].endswith("omni-out/talk.{result.json,txt,srt,vtt,md}")
+    assert out.startswith("{")
+
+
+def waiting_run(api: FakeApi, *words: str) -> "subprocess.Popen[str]":
+    """A command that watches a job that does not end."""
+    api.scripts["slow.wav"] = [RUNNING]
+    process = start("run", "slow.wav", *words)
+    deadline = time.monotonic() + 15
+    while not any(job["state"] == "running" for job in api.jobs.values()):
+        assert time.monotonic() < deadline, process.communicate(timeout=1)
+        time.sleep(0.02)
+    return process
+
+
+def test_ctrl_c_leaves_the_jobs_and_says_how_to_go_on(api: FakeApi, served: Path, run: Run) -> None:
+    make_file(served / "slow.wav")
+    process = waiting_run(api, "--json")
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    (job_id,) = api.jobs
+    assert process.returncode == 130
+    assert "these jobs go on" in err
+    assert f"{job_id}  slow.wav" in err
+    assert f"omni-jobs status {job_id}" in err
+    assert "same command again" in err
+    assert "Traceback" not in err
+    assert api.jobs[job_id]["state"] == "running"
+    # The same command goes on with that job.
+    api.scripts["slow.wav"] = [DONE]
+    assert run("run", "slow.wav", "--json").document["jobs"][0]["id"] == job_id
+
+
+def test_ctrl_c_still_prints_one_document(api: FakeApi, served: Path) -> None:
+    import json
+
+    make_file(served / "slow.wav")
+    process = waiting_run(api, "--json")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    (job,) = json.loads(out)["jobs"]
+    assert (job["state"], job["files"]) == ("running", {})
