@@ -38,7 +38,9 @@ select j.job_id, j.tenant_id, j.name, j.origin, j.options, j.metadata, j.state, 
        'failed', round(sum(n) filter (where state = 'failed'), 3)) as totals
      from (select medium, state, case medium when 'page' then 1 else (end_s - start_s)::numeric end as n
            from omni.coverage where job_id = j.job_id and revision = j.result_revision) n
-     group by medium) c) as coverage
+     group by medium) c) as coverage,
+  (select jsonb_agg(distinct a.format) from omni.artifacts a
+   where a.job_id = j.job_id and a.revision = j.result_revision) as formats
 from omni.jobs j
 """
 
