@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import psycopg
 
 TABLE_ROWS = 1000
+NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 BOLD, PLAIN = "\033[1m", "\033[0m"
 MARKED = re.compile(r"\*\*(.+?)\*\*", re.DOTALL)
 
@@ -170,7 +171,7 @@ def _plain(value: Any) -> Any:
         case None | bool() | int() | str():
             return value
         case float():
-            return value if math.isfinite(value) else str(value)
+            return value if math.isfinite(value) else NOT_FINITE[str(value)]
         case Decimal():
             return _plain(float(value)) if not value.is_finite() or value % 1 else int(value)
         case datetime() | date() | time():

@@ -122,9 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(202, self.api.submit(name, request, query.get("attach") == ["true"]))
         elif place[-1] == "cancel":
-            job = self.api.jobs[place[2]]
-            job.update(CANCELLED)
-            self._answer(200, job)
+            job = self.api.jobs.get(place[2])
+            if job is None:
+                self._answer(404, {"detail": f"no job {place[2]}"})
+            else:
+                job.update(CANCELLED)
+                self._answer(200, job)
 
     def do_GET(self) -> None:
         place, query = self._place()
