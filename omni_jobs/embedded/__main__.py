@@ -32,6 +32,7 @@ def main() -> int:
     try:
         settings = Settings()
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         serve(settings, linger_s=arguments.linger, watch=arguments.watch)
     except Occupied as error:
         print(error, file=sys.stderr)

@@ -105,22 +105,23 @@ def postgres_tree(folder: Path) -> tuple[Path, ...]:
 
 
 def _copy(sources: tuple[Path, ...], place: Path) -> None:
-    place.parent.mkdir(mode=0o711, exist_ok=True)
-    place.parent.chmod(0o711)
-    for old in place.parent.glob(f"{place.name.rpartition('-')[0]}-*"):
-        shutil.rmtree(old)
-    draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=".copy-"))
+    """Puts copies below `place`, which gets its name when all are there, and removes older ones."""
+    shelf = place.parent
+    shelf.mkdir(mode=0o711, exist_ok=True)
+    shelf.chmod(0o711)
+    for pattern in (f"{place.name.rpartition('-')[0]}-*", ".copy-*"):
+        for old in shelf.glob(pattern):
+            shutil.rmtree(old)
+    draft = Path(tempfile.mkdtemp(dir=shelf, prefix=".copy-"))
     for source in sources:
         if source.is_dir():
             shutil.copytree(source, draft / source.name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, draft / source.name)
-    for folder, _, files in os.walk(draft):
-        os.chmod(folder, 0o755)
-        for name in files:
-            path = Path(folder, name)
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode | (0o055 if path.stat().st_mode & 0o100 else 0o044))
+    for path in (draft, *draft.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
     draft.rename(place)
 
 

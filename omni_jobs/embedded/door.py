@@ -6,8 +6,6 @@ import socket
 from pathlib import Path
 
 WELCOME = b"ok\n"
-# Of sun_path, with its closing zero.
-LONGEST_PATH = 107
 
 
 class Door:

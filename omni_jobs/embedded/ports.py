@@ -30,6 +30,18 @@ def free_ports(count: int) -> list[int]:
     raise OSError(f"no {count} free ports on {LOOPBACK}")
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could bind this address now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As servers do: a connection that just ended is no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def _candidate() -> int:
     """A port below the ephemeral range, or 0 (the kernel chooses) when there is no room below it."""
     try:

@@ -81,8 +81,9 @@ class Postgres(Server):
         shutil.rmtree(draft, ignore_errors=True)
         own_folder(draft, self.account)
         password = own_file(self.home / "postgres.password", self.password, self.account)
-        provider = ["--locale-provider=builtin"] if self.binaries.major >= 17 else []
-        words = ["-D", draft, "-U", "omni", f"--pwfile={password}", "--auth=scram-sha-256", "-E", "UTF8", *provider]
+        # One sync of the file system instead of a thousand files': 3 s instead of 7 s beside a busy disk.
+        since_17 = ["--locale-provider=builtin", "--sync-method=syncfs"] if self.binaries.major >= 17 else []
+        words = ["-D", draft, "-U", "omni", f"--pwfile={password}", "--auth=scram-sha-256", "-E", "UTF8", *since_17]
         words += ["--locale=C.UTF-8", "--data-checksums", "--no-instructions"]
         try:
             initdb = self._child("initdb", ["initdb", *words])

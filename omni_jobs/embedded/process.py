@@ -6,13 +6,13 @@ child. The signal does not reach grandchildren: whoever starts those does the sa
 """
 
 import ctypes
-import logging
 import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from omni_jobs.embedded.account import Account
@@ -21,7 +21,6 @@ from omni_jobs.embedded.identity import Identity, identify
 LOG_LIMIT_BYTES = 10 * 2**20
 PR_SET_PDEATHSIG = 1
 
-log = logging.getLogger(__name__)
 # Loaded here, because nothing should be loaded between fork and exec.
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
@@ -137,20 +136,21 @@ class Process:
         return "\n".join(text.splitlines()[-lines:])
 
     def _kill_group(self) -> None:
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def rotate(path: Path) -> None:
-    """Keeps the last `LOG_LIMIT_BYTES` or more of a log in `path`.1 and empties it, while its writer appends."""
-    try:
-        if path.stat().st_size <= LOG_LIMIT_BYTES:
-            return
-        descriptor = os.open(f"{path}.1", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as old, path.open("rb") as current:
-            shutil.copyfileobj(current, old)
-        os.truncate(path, 0)
-    except FileNotFoundError:
-        return
+    """Moves a log of more than `LOG_LIMIT_BYTES` to `path`.1 and empties it, while its writer appends."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_LIMIT_BYTES:
+            # Without room for a copy the log goes.
+            with suppress(OSError):
+                _copy_private(path, Path(f"{path}.1"))
+            os.truncate(path, 0)
+
+
+def _copy_private(source: Path, target: Path) -> None:
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as copy, source.open("rb") as original:
+        shutil.copyfileobj(original, copy)

@@ -3,46 +3,47 @@
 Everything happens in the main thread: the children die with the thread that forked them (see process.py).
 """
 
-import http.client
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
+from typing import Any
 
-import psycopg
-
+from omni_jobs.embedded.addresses import PARTS, addresses
 from omni_jobs.embedded.backup import backup_of
-from omni_jobs.embedded.door import LONGEST_PATH, Door
+from omni_jobs.embedded.database import has_open_jobs, upgrade_schema
+from omni_jobs.embedded.door import Door
+from omni_jobs.embedded.front import Front
 from omni_jobs.embedded.home import Home
 from omni_jobs.embedded.identity import Identity, identify
-from omni_jobs.embedded.ports import LOOPBACK, free_ports
+from omni_jobs.embedded.ports import free_ports, is_free
 from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.embedded.process import Process
 from omni_jobs.embedded.programs import POOLS, Program, Role, our_programs, program_environment
 from omni_jobs.embedded.redis import Valkey
+from omni_jobs.embedded.runtime import runtime_folder
 from omni_jobs.embedded.s3 import SeaweedFS
 from omni_jobs.embedded.server import PortTaken, Server
 from omni_jobs.embedded.state import State
 from omni_jobs.embedded.sweep import remove, sweep
 from omni_jobs.embedded.upkeep import Upkeep
-from omni_jobs.errors import Unavailable
+from omni_jobs.errors import Refused, Unavailable
 from omni_jobs.settings import Settings
 
 TICK_S = 0.2
 PORT_TRIES = 5
-API_TIMEOUT_S = 60.0
+API_TIMEOUT_S = 120.0
 BUSY_EVERY_S = 1.0
 GRACE_S = 5.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-OPEN_JOBS = "select exists (select from omni.jobs where state in ('queued', 'running'))"
 
+# The slowest first: it starts while the others prepare.
+SERVERS: tuple[type[Server], ...] = (SeaweedFS, Valkey, Postgres)
 Migrate = Callable[[str, Callable[[str], None]], object]
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Supervisor:
         self._servers: dict[str, Server] = {}
         self._children: dict[str, tuple[Role, Process]] = {}
         self._upkeeps: list[Upkeep] = []
+        self._front = Front.bound_to(settings.api_host, settings.api_port or free_ports(1)[0])
 
     def run(self) -> None:
         """Returns after an ordered stop.
@@ -93,6 +95,7 @@ class Supervisor:
             raise RuntimeError("a supervisor runs in the main thread: its children die with the thread that forks them")
         self.home.create()
         with self.home.locked(), self._signals_noted():
+            self._check_port()
             sweep(self.home)
             self._open()
             try:
@@ -103,12 +106,16 @@ class Supervisor:
             finally:
                 self._stop()
 
-    # Start.
+    def _check_port(self) -> None:
+        """Somebody else's server on our port could pass for our API."""
+        port, host = self.settings.api_port, self.settings.api_host
+        if port and any(program.role is Role.API for program in self.programs) and not is_free(host, port):
+            raise Refused(f"port {port} of {host} is taken: set OMNI_API_PORT to another, or to 0 for any")
 
     def _open(self) -> None:
         me = identify(os.getpid())
         assert me is not None
-        self._runtime = _runtime_folder()
+        self._runtime = runtime_folder()
         self.state = State(supervisor=me, scraps=(str(self._runtime),), doing="preparing")
         self.home.write_state(self.state)
         self.door = Door(self._runtime / "supervisor.sock")
@@ -116,18 +123,13 @@ class Supervisor:
 
     def _start(self) -> None:
         began = time.monotonic()
-        # The slowest first: it starts while the others prepare.
-        parts: list[tuple[type[Server], str]] = [
-            (SeaweedFS, self.settings.blob_url),
-            (Valkey, self.settings.broker_url),
-            (Postgres, self.settings.database_url),
-        ]
-        needed = [part for part, url in parts if not url]
+        needed = [part for part in SERVERS if not getattr(self.settings, PARTS[part.name])]
         self._say("starting " + ", ".join(part.__name__ for part in needed) if needed else "no servers to start")
         for part in needed:
-            self._servers[part.name] = server = part(self.home, self._runtime)
+            server = part(self.home, self._runtime)
             server.start()
-        self._publish()
+            self._servers[part.name] = server
+        self._update()
         self._await("valkey")
         self._await("postgres")
         self._upgrade()
@@ -151,7 +153,7 @@ class Supervisor:
                 if attempt == PORT_TRIES - 1:
                     raise
                 server.start()
-                self._publish()
+                self._update()
         assert server.process is not None
         self._upkeeps.append(Upkeep(server.process, time.monotonic()))
 
@@ -168,9 +170,10 @@ class Supervisor:
         if not programs:
             return
         if role is Role.API:
-            self._update(api_url=self._api_url(self.settings.api_port or free_ports(1)[0]))
+            self._update(api_url=self._front.url)
+        key = self.settings.api_key or self.home.key()
         environment = program_environment(
-            os.environ, self.settings, self.state, home=self.home.path, key=self._key(), api_port=self._api_port()
+            os.environ, self.settings, self.state, home=self.home.path, key=key, api_port=self._front.port
         )
         for program in programs:
             process = Process(
@@ -184,23 +187,11 @@ class Supervisor:
     def _await_api(self) -> None:
         apis = [process for role, process in self._children.values() if role is Role.API]
         deadline = time.monotonic() + API_TIMEOUT_S
-        while apis and not self._api_answers():
+        while apis and not self._front.ready():
             self._tick()
             if time.monotonic() > deadline:
                 raise Unavailable(f"the API is not ready after {API_TIMEOUT_S:.0f} s:\n{apis[0].tail()}")
             time.sleep(0.05)
-
-    def _api_answers(self) -> bool:
-        connection = http.client.HTTPConnection(self._api_host(), self._api_port(), timeout=2)
-        try:
-            connection.request("GET", "/health/ready")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    # Run.
 
     def _watch(self) -> None:
         last_seen = next_look = time.monotonic()
@@ -229,9 +220,7 @@ class Supervisor:
         now = time.monotonic()
         restarted = [upkeep for upkeep in self._upkeeps if upkeep.tend(now)]
         if restarted:
-            self._publish()
-
-    # Stop.
+            self._update()
 
     def _stop(self) -> None:
         self._signals_at_stop = self._signals
@@ -263,56 +252,25 @@ class Supervisor:
                 log.warning("child.killed name=%s", process.name)
             process.kill()
 
-    # What we say.
-
     def _say(self, doing: str, *, ready: bool | None = None) -> None:
         log.info("supervisor: %s", doing)
         self._update(doing=doing, ready=self.state.ready if ready is None else ready)
 
-    def _publish(self) -> None:
-        """Addresses and children as they are now."""
-        self._update()
-
-    def _update(self, **changes: object) -> None:
-        addresses = self._addresses()
-        self.state = replace(self.state, **{**addresses, "children": self._identities(), **changes})
-        self.home.write_state(self.state)
-
-    def _addresses(self) -> dict[str, object]:
-        settings, servers = self.settings, self._servers
-        store = servers.get("s3")
-        found: dict[str, object] = {
-            "database_url": servers["postgres"].url if "postgres" in servers else settings.database_url,
-            "broker_url": servers["valkey"].url if "valkey" in servers else settings.broker_url,
-            "blob_url": settings.blob_url,
-            "s3_endpoint": settings.s3_endpoint,
-            "s3_access_key": settings.s3_access_key,
-            "s3_secret_key": settings.s3_secret_key,
-        }
-        if isinstance(store, SeaweedFS):
-            found |= {"blob_url": store.url, "s3_endpoint": store.endpoint}
-            found |= {"s3_access_key": store.access_key, "s3_secret_key": store.secret_key}
-        scraps = [self._runtime, *(scrap for server in servers.values() for scrap in server.scraps)]
-        return {**found, "scraps": tuple(map(str, scraps))}
+    def _update(self, **changes: Any) -> None:
+        """Writes what changed, and addresses and children as they are now."""
+        scraps = [self._runtime, *(scrap for server in self._servers.values() for scrap in server.scraps)]
+        now = {**addresses(self.settings, self._servers), "children": self._identities()}
+        self.state = replace(self.state, **{**now, "scraps": tuple(map(str, scraps)), **changes})
+        try:
+            self.home.write_state(self.state)
+        except OSError as error:
+            # A full disk is no reason to end what runs, or not to end it in order.
+            log.error("state.unwritten error=%s", error)
 
     def _identities(self) -> dict[str, Identity]:
         processes = [server.process for server in self._servers.values()]
         processes += [process for _, process in self._children.values()]
         return {process.name: process.identity for process in processes if process and process.identity}
-
-    def _key(self) -> str:
-        return self.settings.api_key or self.home.key()
-
-    def _api_host(self) -> str:
-        host = self.settings.api_host
-        return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)
-
-    def _api_port(self) -> int:
-        return int(self.state.api_url.rpartition(":")[2] or 0) if self.state.api_url else 0
-
-    def _api_url(self, port: int) -> str:
-        host = self._api_host()
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @contextmanager
     def _signals_noted(self) -> Iterator[None]:
@@ -321,8 +279,9 @@ class Supervisor:
         def note(number: int, _frame: FrameType | None) -> None:
             self._signals += 1
 
-        # What was ignored (nohup) stays ignored.
-        taken = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        # Under nohup a hang-up stays ignored.
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        taken = [number for number in STOP_SIGNALS if not (ignored and number is signal.SIGHUP)]
         before = {number: signal.signal(number, note) for number in taken}
         try:
             yield
@@ -346,34 +305,3 @@ def serve(
     if programs is None:
         programs = our_programs(pools, watch, api=api)
     Supervisor(settings, programs=programs, linger_s=linger_s, migrate=migrate, busy=busy).run()
-
-
-def upgrade_schema(url: str, backup: Callable[[str], None]) -> object:
-    # Imported here: alembic and the tables are needed once, in the process that migrates.
-    from omni_jobs.store import schema
-
-    return schema.upgrade(url, backup=backup)
-
-
-def has_open_jobs(url: str) -> bool:
-    """Whether a job is queued or running; a database that cannot say has none."""
-    try:
-        with psycopg.connect(url, connect_timeout=2) as connection:
-            row = connection.execute(OPEN_JOBS).fetchone()
-    except psycopg.Error:
-        return False
-    return bool(row and row[0])
-
-
-def _runtime_folder() -> Path:
-    """A short folder for sockets, which as root other accounts may pass through."""
-    for parent in (tempfile.gettempdir(), "/tmp"):
-        folder = Path(tempfile.mkdtemp(prefix="omni-", dir=parent))
-        if len(str(folder / "postgres" / ".s.PGSQL.65535.lock")) < LONGEST_PATH:
-            break
-        folder.rmdir()
-    else:
-        raise Unavailable("no folder with a path short enough for sockets: set TMPDIR to a short one")
-    if os.geteuid() == 0:
-        folder.chmod(0o711)
-    return folder

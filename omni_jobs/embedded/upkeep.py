@@ -33,7 +33,12 @@ class Upkeep:
         if self._due is None or now < self._due:
             return False
         self._due, self._started = None, now
-        self.process.start()
+        try:
+            self.process.start()
+        except OSError as error:
+            # No memory, no room for its log: the next look plans another try.
+            log.error("child.unstarted name=%s error=%s", self.process.name, error)
+            return False
         log.info("child.started name=%s pid=%d", self.process.name, self.process.pid)
         return True
 
