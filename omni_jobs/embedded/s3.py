@@ -105,6 +105,8 @@ class SeaweedFS(Server):
         """SIGKILL: SIGTERM takes 16 s, and what was acknowledged is on disk."""
         if self.process is not None:
             self.process.kill()
+            for scrap in self.scraps:
+                scrap.unlink(missing_ok=True)
 
     def _listens(self) -> bool:
         try:

@@ -36,7 +36,8 @@ def test_a_port_that_was_taken_meanwhile_is_told_apart(
                 server.ready(timeout_s=20)
         finally:
             server.stop()
-            remove((str(runtime), *map(str, server.scraps)))
+            remove((str(runtime),))
+        assert not [scrap for scrap in server.scraps if scrap.exists()]
 
 
 def test_a_server_that_ends_says_its_last_words(homes: Path) -> None:
