@@ -138,7 +138,8 @@ class Client:
         last_answer = time.monotonic()
         while True:
             try:
-                job, etag = self._look(job_id, wait=WAIT_S, etag=etag)
+                # The first answer comes at once, each later one when something is new.
+                job, etag = self._look(job_id, wait=WAIT_S if etag else None, etag=etag)
             except Unavailable:
                 if time.monotonic() - last_answer > PATIENCE_S:
                     raise

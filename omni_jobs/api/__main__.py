@@ -1,8 +1,11 @@
 """`python -m omni_jobs.api`: one process that serves the API on `OMNI_API_HOST`:`OMNI_API_PORT`."""
 
 import sys
+from types import FrameType
+from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -12,8 +15,16 @@ from omni_jobs.errors import OmniError
 from omni_jobs.settings import Settings
 from omni_jobs.store import open_database, schema
 
-# Long polls and uploads that are still open when we are told to stop get so long.
+# Uploads and downloads that are under way when we are told to end get so long.
 STOP_TIMEOUT_S = 3
+
+
+class Server(uvicorn.Server):
+    """Tells the app as soon as it is told to end, which `lifespan` does only once all requests are over."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        cast(FastAPI, self.config.app).state.stopping = True
+        super().handle_exit(sig, frame)
 
 
 def main() -> int:
@@ -48,7 +59,7 @@ def main() -> int:
     listener = config.bind_socket()
     host, port = listener.getsockname()[:2]
     telemetry.get_logger().info("api.listening", host=host, port=port)
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])
     return 0
 
 

@@ -36,6 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
+    # Set when we are told to end: whoever waits is answered.
+    app.state.stopping = False
     problems.handle(app)
     app.add_middleware(Door, gate=Gate.of(settings))
     for router in (jobs.router, results.router, health.router):

@@ -209,7 +209,9 @@ async def get(
     # Read before the job is: at worst an answer is newer than its mark, and the next one comes at once.
     mark = await run_in_threadpool(jobs.mark, parts.db, parts.tenant, str(job_id))
     known = _marks(if_none_match) if if_none_match else {mark}
-    while mark in known and _open(mark) and time.monotonic() < until and not await request.is_disconnected():
+    while mark in known and _open(mark) and time.monotonic() < until:
+        if request.app.state.stopping or await request.is_disconnected():
+            break
         await asyncio.sleep(min(LOOK_EVERY_S, max(0.0, until - time.monotonic())))
         mark = await run_in_threadpool(jobs.mark, parts.db, parts.tenant, str(job_id))
     headers = {"ETag": f'W/"{mark}"', "Cache-Control": "no-cache"}

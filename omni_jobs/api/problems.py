@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -162,6 +162,9 @@ def handle(app: FastAPI) -> None:
     def database(request: Request, error: SQLAlchemyError) -> Response:
         if is_outage(error):
             return unavailable(request, "the database does not answer")
+        if isinstance(error, StatementError):
+            # They may hold a password.
+            error.hide_parameters = True
         get_logger().error("api.failed", path=request.url.path, error=_cause(error), exc_info=error)
         return problem(request, 500, "internal", "the service failed; its log says why", retryable=True)
 

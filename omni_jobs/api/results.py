@@ -40,9 +40,10 @@ def result(
 ) -> Response:
     """409 while the job is open; 404 names the formats it has."""
     job, artifact = _artifact(parts, str(job_id), format or by_accept(accept))
+    name = quote(file_name(job["name"], artifact["format"]), safe="")
     headers = {
         "ETag": f'"{artifact["sha256"]}"',
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file_name(job['name'], artifact['format']), safe='')}",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
         "Vary": "Accept",

@@ -17,7 +17,7 @@ from omni_jobs.intake.places import allowed_bucket, is_internal, object_uri
 from omni_jobs.intake.submit import Intake, Submission
 from omni_jobs.settings import Settings
 
-RESULTS = "omni-results/"
+RESULTS = "omni-results"
 
 
 class Bucket:
@@ -39,14 +39,14 @@ class Bucket:
 
     @property
     def results(self) -> str:
-        """Where results lie: a sibling of the watched prefix, so that it is not listed."""
+        """Where results lie: a sibling of the watched prefix. Nothing below a folder of that name is ever listed."""
         parent, _, last = self._prefix.rstrip("/").rpartition("/")
-        return (f"{parent}/" if parent else "") + RESULTS + (f"{last}/" if last else "")
+        return (f"{parent}/" if parent else "") + f"{RESULTS}/" + (f"{last}/" if last else "")
 
     def look(self) -> Iterator[Seen]:
         for one in self._store.list(self._prefix):
             path = one.key[len(self._prefix) :]
-            ours = one.key.startswith(self.results) or is_internal(self._bucket, one.key, self._settings)
+            ours = RESULTS in one.key.split("/") or is_internal(self._bucket, one.key, self._settings)
             if ours or is_hidden(path) or not is_media(path):
                 continue
             yield Seen(one.key, f"{one.version}-{one.size_bytes}", one.size_bytes, self._fault(one.key, one.size_bytes))

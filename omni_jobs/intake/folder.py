@@ -83,7 +83,8 @@ class Folder:
             with Within.of(self._root, path.parent) as folder:
                 put_beside(folder, path.name, outputs)
         except OSError as error:
-            if error.errno not in NO_PLACE:
+            # Without the root itself, such as a share that is not mounted, another try does help.
+            if error.errno not in NO_PLACE or not self._root.is_dir():
                 raise
             raise NoPlace(f"results cannot be put beside {path}: {error.strerror}; the API has them") from error
 
@@ -91,7 +92,8 @@ class Folder:
         try:
             with Within.of(self._root, path.parent) as folder:
                 file = folder.open(path.name)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # The latter also where a folder has become a link.
             raise Changed(f"{path} is gone") from error
         except OSError as error:
             if error.errno not in NEVER:

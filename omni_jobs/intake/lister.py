@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from omni_jobs.errors import OmniError, UsageError
+from omni_jobs.errors import NotFound, OmniError, UsageError
 from omni_jobs.intake.outputs import Output, outputs_of
 from omni_jobs.intake.submit import Intake
 from omni_jobs.settings import Settings
@@ -147,6 +147,9 @@ class Lister:
             self._unsettled.pop(seen.object, None)
         except UsageError as error:
             self._refuse(seen, str(error))
+        except OSError as error:
+            # A bad sector, a full disk: the others go on.
+            self._log.warning("watch.not_taken", object=seen.object, error=str(error))
         else:
             self._deal_with(seen)
             self._log.info("watch.taken", object=seen.object, size_bytes=seen.size_bytes)
@@ -187,7 +190,7 @@ class Lister:
                     self._place.give(row["object"], outputs)
                 else:
                     reason = f"the job has {row['state']} and has no result"
-            except NoPlace as error:
+            except (NoPlace, NotFound) as error:
                 reason = str(error)
                 self._log.warning("watch.no_place", object=row["object"], job=str(row["job_id"]), reason=reason)
             ledger.mark(db, str(row["ledger_id"]), "delivered", reason)
