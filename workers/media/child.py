@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 from omni_jobs.errors import ErrorType, SourceError
@@ -17,6 +18,10 @@ from workers.media.wire import Message
 
 OPERATIONS = ("streams", "audio", "scan", "frames", "document", "image")
 REFUSED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "ctypes.dlopen")
+
+# What libraries raise for bad files are errors of their own; these are mistakes of this code. PermissionError
+# comes from `_shut`: something was not imported in time.
+OURS = (PermissionError, TypeError, AttributeError, NameError, KeyError, IndexError, AssertionError, ImportError)
 
 
 def main() -> None:
@@ -102,11 +107,12 @@ def _too_large(memory_bytes: int) -> Message:
 def _unexpected(error: Exception, memory_bytes: int) -> Message:
     """The library's own words stay on stderr; the user gets a sentence."""
     words = f"{type(error).__name__}: {error}"
-    print(words[:2000], file=sys.stderr, flush=True)
+    print(words[:2000], traceback.extract_tb(error.__traceback__)[-1], file=sys.stderr, flush=True)
     if getattr(error, "errno", None) == 12 or "malloc" in words or "FzErrorLimit" in words or "FzErrorSystem" in words:
         return _too_large(memory_bytes)
-    if isinstance(error, PermissionError):  # by `_shut`: something of ours was not imported in time
-        return Message("error", {"type": ErrorType.INTERNAL, "message": "the decoder tried to open another file"})
+    if isinstance(error, OURS):
+        text = f"decoding this file met an error of ours ({type(error).__name__})"
+        return Message("error", {"type": ErrorType.INTERNAL, "message": text})
     text = f"expected a file this decoder can read, and it gave up on this one ({type(error).__name__})"
     return Message("error", {"type": ErrorType.UNREADABLE, "message": text})
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 from workers.inputs import Shot
 
@@ -78,7 +79,7 @@ def _cut(quiet: list[Interval], at: float, end_s: float, target_s: float, longes
 def shots(cut_times_s: Sequence[float], start_s: float, end_s: float) -> list[Shot]:
     """Contiguous shots between cuts; cuts outside the video are ignored."""
     edges = [start_s, *sorted({time for time in cut_times_s if start_s < time < end_s}), end_s]
-    return [Shot(begin, end) for begin, end in zip(edges, edges[1:], strict=False) if end > begin]
+    return [Shot(begin, end) for begin, end in pairwise(edges) if end > begin]
 
 
 def clips(shots: Sequence[Shot], longest_s: float = LONGEST_CLIP_S) -> list[tuple[Shot, ...]]:
@@ -98,7 +99,7 @@ def _parts(shot: Shot, longest_s: float) -> list[Shot]:
     while shot.end_s - edges[-1] > longest_s:
         edges.append(shot.start_s + len(edges) * longest_s)
     edges.append(shot.end_s)
-    return [Shot(begin, end) for begin, end in zip(edges, edges[1:], strict=False) if end > begin]
+    return [Shot(begin, end) for begin, end in pairwise(edges) if end > begin]
 
 
 def sample_times(shots: Sequence[Shot], frames_per_s: float = 1.0, most: int = MOST_FRAMES) -> list[float]:

@@ -22,9 +22,11 @@ class Message:
 
     def send(self, write: Callable[[bytes | memoryview], object]) -> None:
         head = json.dumps({"kind": self.kind, **self.head}, separators=(",", ":")).encode()
-        payload = memoryview(self.payload).cast("B")
-        write(LENGTHS.pack(len(head), len(payload)) + head)
-        if payload:
+        payload = memoryview(self.payload)
+        if payload.nbytes and (payload.ndim != 1 or payload.itemsize != 1):
+            payload = payload.cast("B")
+        write(LENGTHS.pack(len(head), payload.nbytes) + head)
+        if payload.nbytes:
             write(payload)
 
 
