@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from omni_jobs.result import Result, SourceResult
 from workers.results.clean import clean
+from workers.results.cues import cues_of
 from workers.results.markdown import markdown
 from workers.results.plain import plain
 from workers.results.subtitles import srt, vtt
@@ -55,7 +56,8 @@ def as_json(value: object) -> bytes:
 def _files(source: SourceResult, prefix: str) -> list[Rendered]:
     texts = {"text.txt": plain(source), "result.md": markdown(source)}
     if source.transcript is not None:
-        texts |= {"subtitles.srt": srt(source.transcript), "subtitles.vtt": vtt(source.transcript)}
+        cues = cues_of(source.transcript)
+        texts |= {"subtitles.srt": srt(cues), "subtitles.vtt": vtt(cues)}
     return [
         Rendered(prefix + name, name.rpartition(".")[2], clean(text).encode(), source.source_id)
         for name, text in texts.items()

@@ -1,25 +1,24 @@
-"""Subtitle files of a transcript: SubRip and WebVTT."""
+"""Subtitle files: SubRip and WebVTT of the cues of a transcript."""
 
-from omni_jobs.result import Transcript
+from collections.abc import Iterable
+
 from workers.results.clock import precise
-from workers.results.cues import Cue, cues_of
+from workers.results.cues import Cue
 
 
-def srt(transcript: Transcript) -> str:
+def srt(cues: Iterable[Cue]) -> str:
     """SubRip; empty without speech."""
     return "\n".join(
         f"{number}\n{precise(cue.start_ms, ',')} --> {precise(cue.end_ms, ',')}\n{_plain(cue)}\n"
-        for number, cue in enumerate(cues_of(transcript), start=1)
+        for number, cue in enumerate(cues, start=1)
     )
 
 
-def vtt(transcript: Transcript) -> str:
+def vtt(cues: Iterable[Cue]) -> str:
     """WebVTT; its head alone without speech."""
-    cues = (
-        f"\n{precise(cue.start_ms, '.')} --> {precise(cue.end_ms, '.')}\n{_tagged(cue)}\n"
-        for cue in cues_of(transcript)
+    return "WEBVTT\n" + "".join(
+        f"\n{precise(cue.start_ms, '.')} --> {precise(cue.end_ms, '.')}\n{_tagged(cue)}\n" for cue in cues
     )
-    return "WEBVTT\n" + "".join(cues)
 
 
 def _plain(cue: Cue) -> str:
