@@ -39,7 +39,7 @@ class Segment(Part):
 class Transcript(Part):
     language: str = Field(description="language of most of the speech, empty when nobody speaks")
     segments: list[Segment] = []
-    notes: list[str] = Field([], description="such as: why words have no aligned times")
+    notes: list[str] = Field(default=[], description="such as: why words have no aligned times")
 
 
 class OnScreen(Part):
