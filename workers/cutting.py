@@ -18,7 +18,7 @@ from omni_jobs.store.units import Claimed, NewUnit
 from workers import keys
 from workers.context import Context
 from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage, Shot, Sound
-from workers.media import audio, cuts, document, image, video
+from workers.media import audio, cuts, document, video
 from workers.media.document import PageFailure
 from workers.media.gaps import Gap
 from workers.media.probe import Probe
@@ -168,6 +168,8 @@ class Cutting:
 
     def _read_pages(self, found: Probe) -> Iterator[CanonicalPage | PageFailure]:
         if found.medium is Medium.IMAGE:
+            from workers.media import image
+
             return image.page(self._file, self._limits, cancel=self._context.cancel)
         return document.pages(
             self._file,

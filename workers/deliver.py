@@ -15,6 +15,7 @@ from workers.pump import patient
 from workers.results.artifacts import Rendered, render
 from workers.results.assemble import assemble
 from workers.results.coverage import gaps_of
+from workers.results.manifest import manifest
 from workers.results.outcome import SourceOutcome, UnitOutcome
 from workers.results.rows import rows_of
 
@@ -27,7 +28,10 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
     context.report(0.3)
     result = _result(unit, context, outcomes, assembled)
     prefix = result_prefix(unit.tenant_id, unit.job_id, unit.revision, unit.generation)
-    artifacts = [_put(context, prefix, rendered) for rendered in render(result)]
+    files = render(result)
+    artifacts = [_put(context, prefix, rendered) for rendered in files]
+    keys = {artifact["name"]: artifact["key"] for artifact in artifacts}
+    artifacts.append(_put(context, prefix, manifest(unit.job_id, unit.revision, unit.generation, files, keys)))
     context.report(0.9)
     content = {source.source_id: rows_of(source) for source in assembled}
     return patient(
@@ -121,4 +125,5 @@ def _put(context: Context, prefix: str, rendered: Rendered) -> dict[str, Any]:
         "media_type": rendered.media_type,
         "size_bytes": stored.size_bytes,
         "sha256": stored.sha256,
+        "source_id": rendered.source_id,
     }

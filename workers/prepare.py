@@ -69,7 +69,7 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
         stored = snapshot.take(context.parts, source, key, context.check)
         kept = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
         patient(lambda: sources.keep_snapshot(db, source["source_id"], **kept))
-        source |= {"snapshot": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
+        source = {**source, "snapshot": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
     if not source["size_bytes"]:
         raise SourceError(ErrorType.EMPTY, "expected a file with content, got one of 0 bytes")
     return source

