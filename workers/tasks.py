@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def _listen(settings: Settings, pool: Pool, pump: Pump) -> None:
 
     signals.worker_shutting_down.connect(draining, weak=False)
     signals.worker_ready.connect(lambda *_, **__: log.info("worker.ready"), weak=False)
+    # As root in a container there is nobody else; a message that is not JSON is refused, so nothing can be run by one.
+    warnings.filterwarnings("ignore", message="(?s).*superuser privileges", category=RuntimeWarning)
     pump.start()
     controller: WorkController = app.Worker(
         pool="threads",
