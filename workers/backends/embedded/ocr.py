@@ -8,6 +8,7 @@ side or on its head. Here a tall line is read both ways and the better one kept,
 """
 
 import threading
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,23 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.answers import Box
+from workers.backends.backend import Cancelled
 
 Picture = NDArray[np.uint8]  # [H, W, 3] RGB
-Cancelled = Callable[[], bool]
+IsCancelled = Callable[[], bool]
 
 # Over 28 pages of ICDAR 2013 wrong lines score mostly below 0.6 and right ones above 0.8 (tests/evals/eval_pages.py).
 MIN_SCORE = 0.6
-MAX_SIDE_PX = 2400
-BATCH_LINES = 8
+MAX_SIDE_PX = 2000
+BATCH_LINES = 6
 SAMPLE_LINES = 8
 UPRIGHT_SCORE = 0.88
 TURN_MARGIN = 0.05
+TURN_CHARACTERS = 8  # in the sample: fewer do not tell the way up
+SPOT = 2, 0.2  # so few characters over so large a part of the picture are no text
 TALL = 1.5
 WEIGHTS = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")
-
-
-class Stopped(Exception):
-    """`cancelled()` said yes between two steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Ocr:
         return {name: Path(spec.origin).parent / "models" / name for name in WEIGHTS}
 
     def read(
-        self, picture: Picture, *, cancelled: Cancelled, any_way_up: bool = True, min_score: float = MIN_SCORE
+        self, picture: Picture, *, cancelled: IsCancelled, any_way_up: bool = True, min_score: float = MIN_SCORE
     ) -> Reading:
         """Find and read every line.
 
@@ -86,7 +86,7 @@ class Ocr:
             any_way_up: also look whether the picture lies on its side or on its head.
 
         Raises:
-            Stopped: `cancelled()` was true between two steps.
+            Cancelled: `cancelled` became true; it is asked before every step.
         """
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise ValueError(f"expected [H, W, 3] uint8, got {list(picture.shape)} {picture.dtype}")
@@ -104,12 +104,19 @@ class Ocr:
         lines = tuple(
             Line(text.strip(), turned_back(_bounds(quad), turn, width, height), score)
             for quad, (text, score) in zip(quads, read, strict=True)
-            if text.strip()
+            if text.strip() and not _is_spot(text, quad, width * height)
         )
         kept = tuple(line for line in lines if line.score >= min_score)
         return Reading(kept, turn, len(lines) - len(kept))
 
-    def _turn(self, image: Picture, crops: list[Picture], quads: NDArray[Any], cancelled: Cancelled) -> int:
+    def knows(self, text: str) -> bool:
+        """Whether the recogniser has the signs of this text; it has no Arabic, Hebrew or Thai, for instance."""
+        with self._lock:
+            alphabet = set(self._load().text_rec.postprocess_op.character) if self._load().text_rec else set()
+        letters = [c for c in unicodedata.normalize("NFKC", text) if c.isalpha()]
+        return not letters or not alphabet or sum(c in alphabet for c in letters) >= 0.8 * len(letters)
+
+    def _turn(self, image: Picture, crops: list[Picture], quads: NDArray[Any], cancelled: IsCancelled) -> int:
         """Degrees clockwise that set the text upright.
 
         Which lines stand says whether the page lies on its side; the score of its longest lines, read both ways,
@@ -121,14 +128,15 @@ class Ocr:
         longest = [crops[k] for k in np.argsort(-sizes, kind="stable") if tall[k] == sideways][:SAMPLE_LINES]
         # RapidOCR has stood tall crops up by turning them 90 degrees counterclockwise, which is 270 clockwise.
         first, second = (270, 90) if sideways else (0, 180)
-        score = _mean_score(self._recognise(longest, cancelled))
-        if score >= UPRIGHT_SCORE:
-            return first
-        flipped = _mean_score(self._recognise([_flip(crop) for crop in longest], cancelled))
-        return second if flipped > score + TURN_MARGIN else first
+        read = self._recognise(longest, cancelled)
+        if _mean_score(read) < UPRIGHT_SCORE:
+            other = self._recognise([_flip(crop) for crop in longest], cancelled)
+            if _mean_score(other) > _mean_score(read) + TURN_MARGIN:
+                first, read = second, other
+        return first if sum(len(text) for text, _ in read) >= TURN_CHARACTERS else 0
 
     def _recognise_any_way(
-        self, crops: list[Picture], quads: NDArray[Any], cancelled: Cancelled
+        self, crops: list[Picture], quads: NDArray[Any], cancelled: IsCancelled
     ) -> list[tuple[str, float]]:
         """Read all lines; those that stand are read in both directions and the better reading is kept."""
         read = self._recognise(crops, cancelled)
@@ -137,7 +145,7 @@ class Ocr:
             read[k] = max(read[k], other, key=lambda pair: pair[1])
         return read
 
-    def _find(self, image: Picture, cancelled: Cancelled) -> tuple[list[Picture], NDArray[Any] | None]:
+    def _find(self, image: Picture, cancelled: IsCancelled) -> tuple[list[Picture], NDArray[Any] | None]:
         """Crops and their corners [N, 4, 2] in pixels of `image`."""
         _check(cancelled)
         with self._lock:
@@ -153,7 +161,7 @@ class Ocr:
         quads = detected.boxes.astype(np.float32)
         return crops, map_boxes_to_original(quads, record, *image.shape[:2])
 
-    def _recognise(self, crops: list[Picture], cancelled: Cancelled) -> list[tuple[str, float]]:
+    def _recognise(self, crops: list[Picture], cancelled: IsCancelled) -> list[tuple[str, float]]:
         read: list[tuple[str, float]] = [("", 0.0)] * len(crops)
         by_width = sorted(range(len(crops)), key=lambda k: crops[k].shape[1] / crops[k].shape[0])
         for start in range(0, len(by_width), BATCH_LINES):
@@ -208,9 +216,9 @@ def _engine(threads: int) -> Any:
     )
 
 
-def _check(cancelled: Cancelled) -> None:
+def _check(cancelled: IsCancelled) -> None:
     if cancelled():
-        raise Stopped
+        raise Cancelled
 
 
 def _is_tall(quad: NDArray[Any]) -> bool:
@@ -223,6 +231,13 @@ def _is_tall(quad: NDArray[Any]) -> bool:
 def _bounds(quad: NDArray[Any]) -> Box:
     (x0, y0), (x1, y1) = quad.min(axis=0), quad.max(axis=0)
     return float(x0), float(y0), float(x1), float(y1)
+
+
+def _is_spot(text: str, quad: NDArray[Any], area: float) -> bool:
+    """One huge sign where the detector took a whole picture for a line."""
+    x0, y0, x1, y1 = _bounds(quad)
+    characters, share = SPOT
+    return len(text.strip()) <= characters and (x1 - x0) * (y1 - y0) > share * area
 
 
 def _flip(crop: Picture) -> Picture:

@@ -1,8 +1,8 @@
 """Pages and pictures: the words of a trustworthy text layer, else what OCR reads, as blocks in reading order.
 
-A text layer is trusted until something speaks against it: none there, characters that mean nothing, letters in
-proportions that no language has, or a page that is one picture (a scan with words laid under it). Where doubt is
-left and there is a picture, OCR reads it and the two bags of words are compared.
+Preparing a page renders it only where something speaks against its text layer (`workers.media.layers`: a scan with
+words laid under it, hidden text, odd characters). So a page without a picture is answered from its words, and where
+there is a picture OCR reads it and has to confirm them.
 """
 
 import io
@@ -12,21 +12,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from workers.answers import Box, PageAnswer, PageBlock
+from workers.answers import Box, PageAnswer
 from workers.backends.embedded.layout import Piece, blocks_of, pieces_of
-from workers.backends.embedded.ocr import Cancelled, Ocr, Picture, Reading, turned_back
+from workers.backends.embedded.ocr import IsCancelled, Ocr, Picture, Reading, turned_back
 from workers.inputs import CanonicalPage, PageWord
 
 UNMAPPABLE_SHARE = 0.1
-VOWELS = frozenset("aeiouyAEIOUYàâäáãåæèéêëìíîïòóôöõøùúûüýÿœ")
-VOWEL_SHARES = 0.2, 0.65  # of Latin letters; European prose lies between 0.36 and 0.5
-ENOUGH_LETTERS = 60
-PICTURE_SHARE = 0.5
-AGREEMENT = 0.5
+AGREEMENT = 0.5  # honest layers agree with OCR to 0.9 and more, those of other pages to 0.1
 BLANK_DEVIATION = 1.5  # standard deviation of grey levels, 0..255: JPEG noise on an empty page stays below
 
 
@@ -39,33 +36,38 @@ class Pages:
     def digests(self) -> dict[str, Path]:
         return self.ocr.digests()
 
-    def read(self, page: CanonicalPage, *, rung: int = 0, cancelled: Cancelled = lambda: False) -> PageAnswer:
+    def read(self, page: CanonicalPage, *, rung: int = 0, cancelled: IsCancelled = lambda: False) -> PageAnswer:
         """Answer one page.
 
         Args:
             page: canonical, with or without a picture and words.
             cancelled: asked between any two steps.
-            rung: 0 at first; from 1 on the text layer is checked whatever it looks like, and OCR sees a larger picture.
+            rung: 0 at first; from 1 on OCR sees a larger picture.
 
         Raises:
-            Stopped: `cancelled()` was true between two steps.
+            Cancelled: `cancelled` became true; it is asked before every step.
         """
-        unusable, doubt = _unusable(page.words), _doubt(page)
-        if not unusable and not doubt and rung == 0:
-            return _from_layer(page)
-        picture = _picture(page)
-        if picture is None:
+        unusable = _unusable(page.words)
+        if not page.jpeg:
             return PageAnswer(source="none", reason=unusable) if unusable else _from_layer(page)
+        picture = _picture(page.jpeg)
         if _is_blank(picture):
-            return PageAnswer(source="none" if unusable else "text_layer", reason=unusable)
+            return PageAnswer(source="none") if not page.words else _from_layer(page)
         picture = _enlarged(picture) if rung else picture
         reading = self.ocr.read(picture, cancelled=cancelled)
-        if not unusable:
-            agreement = _agreement((word.text for word in page.words), (line.text for line in reading.lines))
-            if agreement >= AGREEMENT:
-                return _from_layer(page)
-            unusable = f"The text layer lies: only {agreement:.0%} of its words and of those in print agree."
-        return _from_ocr(page, reading, page.width_pt / picture.shape[1], unusable)
+        read = _ocr_pieces(page, reading, page.width_pt / picture.shape[1])
+        if unusable:
+            return _answer(page, "ocr", read, reading.turn, unusable)
+        layer, print_ = _bag(word.text for word in page.words), _bag(line.text for line in reading.lines)
+        common = (layer & print_).total()
+        agreement = common / max(layer.total(), print_.total(), 1)
+        if agreement >= AGREEMENT or not self.ocr.knows("".join(word.text for word in page.words)):
+            return _from_layer(page)
+        if common >= AGREEMENT * layer.total():
+            reason = f"The text layer has only {layer.total()} words where OCR reads {print_.total()}."
+            return _answer(page, "ocr", _merged(page, read, reading.turn), reading.turn, reason)
+        reason = f"The text layer does not say what is printed: {agreement:.0%} of the words agree."
+        return _answer(page, "ocr", read, reading.turn, reason)
 
 
 def _unusable(words: Sequence[PageWord]) -> str:
@@ -83,24 +85,6 @@ def _is_unmappable(character: str) -> bool:
     return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Co", "Cn", "Cs")
 
 
-def _doubt(page: CanonicalPage) -> bool:
-    """Whether print has to confirm the text layer: a scan with words laid under it, or letters in odd proportions."""
-    if page.images_share > PICTURE_SHARE:
-        return True
-    letters = [c for word in page.words for c in word.text if c.isalpha()]
-    latin = [c for c in letters if c < "\u0250"]
-    if len(latin) < ENOUGH_LETTERS or len(latin) < 0.9 * len(letters):
-        return False
-    vowels = sum(c in VOWELS for c in latin) / len(latin)
-    return not VOWEL_SHARES[0] <= vowels <= VOWEL_SHARES[1]
-
-
-def _agreement(layer: Iterable[str], read: Iterable[str]) -> float:
-    """Common words as a part of the larger bag: a layer with a page number for a full page does not agree."""
-    a, b = _bag(layer), _bag(read)
-    return (a & b).total() / max(a.total(), b.total(), 1)
-
-
 def _bag(texts: Iterable[str]) -> Counter[str]:
     folded = unicodedata.normalize("NFKC", " ".join(texts)).casefold()
     return Counter("".join(c if c.isalnum() else " " for c in folded).split())
@@ -108,45 +92,55 @@ def _bag(texts: Iterable[str]) -> Counter[str]:
 
 def _from_layer(page: CanonicalPage) -> PageAnswer:
     turn = _turn_of(page.words)
-    words = [
-        replace(word, **dict(zip(("x0", "y0", "x1", "y1"), _upright(_box(word), turn, page), strict=True)))
-        for word in page.words
-    ]
-    rulings = [_upright(box, turn, page) for box in page.rulings]
-    return PageAnswer(
-        source="text_layer", rotation=turn, blocks=_blocks(page, pieces_of(words, rulings), rulings, turn)
-    )
+    return _answer(page, "text_layer", _layer_pieces(page, turn), turn)
 
 
-def _from_ocr(page: CanonicalPage, reading: Reading, points_per_px: float, reason: str) -> PageAnswer:
+def _layer_pieces(page: CanonicalPage, turn: int) -> list[Piece]:
+    words = []
+    for word in page.words:
+        x0, y0, x1, y1 = _upright((word.x0, word.y0, word.x1, word.y1), turn, page)
+        words.append(replace(word, x0=x0, y0=y0, x1=x1, y1=y1))
+    return pieces_of(words, [_upright(box, turn, page) for box in page.rulings])
+
+
+def _ocr_pieces(page: CanonicalPage, reading: Reading, points_per_px: float) -> list[Piece]:
     pieces = []
     for line in reading.lines:
         x0, y0, x1, y1 = (value * points_per_px for value in line.box)
         box = _upright((x0, y0, x1, y1), reading.turn, page)
         pieces.append(Piece(box, line.text, min(box[3] - box[1], box[2] - box[0]), score=line.score))
-    rulings = [_upright(box, reading.turn, page) for box in page.rulings]
-    blocks = _blocks(page, pieces, rulings, reading.turn)
-    return PageAnswer(source="ocr", reason=reason, rotation=reading.turn, blocks=blocks)
+    return pieces
 
 
-def _blocks(page: CanonicalPage, pieces: Sequence[Piece], rulings: Sequence[Box], turn: int) -> list[PageBlock]:
+def _merged(page: CanonicalPage, read: Sequence[Piece], turn: int) -> list[Piece]:
+    """The layer's own words, and what OCR read where it has none."""
+    own = _layer_pieces(page, turn)
+    return own + [piece for piece in read if not any(_covers(other, piece) for other in own)]
+
+
+def _covers(a: Piece, b: Piece) -> bool:
+    wide = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+    high = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
+    return wide > 0.2 * min(a.box[2] - a.box[0], b.box[2] - b.box[0]) and high > 0.4 * min(a.height, b.height)
+
+
+def _answer(
+    page: CanonicalPage, source: Literal["text_layer", "ocr"], pieces: Sequence[Piece], turn: int, reason: str = ""
+) -> PageAnswer:
     """Blocks ordered on the upright page, with their boxes on the page as shown."""
     width, height = (page.width_pt, page.height_pt) if turn % 180 == 0 else (page.height_pt, page.width_pt)
+    rulings = [_upright(box, turn, page) for box in page.rulings]
     blocks = blocks_of(pieces, rulings, width, height, first=page.page == 1)
     for block in blocks:
-        box = turned_back(block.box, turn, page.width_pt, page.height_pt)
-        block.box = tuple(round(value, 2) for value in box)  # pyright: ignore[reportAttributeAccessIssue]
-    return blocks
+        x0, y0, x1, y1 = turned_back(block.box, turn, page.width_pt, page.height_pt)
+        block.box = round(x0, 2), round(y0, 2), round(x1, 2), round(y1, 2)
+    return PageAnswer(source=source, reason=reason, rotation=turn, blocks=blocks)
 
 
 def _upright(box: Box, turn: int, page: CanonicalPage) -> Box:
     """A box of the page as shown, once the page is turned `turn` degrees clockwise."""
     width, height = (page.width_pt, page.height_pt) if turn % 180 == 0 else (page.height_pt, page.width_pt)
     return turned_back(box, -turn % 360, width, height)
-
-
-def _box(word: PageWord) -> Box:
-    return word.x0, word.y0, word.x1, word.y1
 
 
 def _turn_of(words: Sequence[PageWord]) -> int:
@@ -159,10 +153,8 @@ def _turn_of(words: Sequence[PageWord]) -> int:
     return max((0, 90, 270), key=lambda turn: ways[turn])
 
 
-def _picture(page: CanonicalPage) -> Picture | None:
-    if not page.jpeg:
-        return None
-    return np.asarray(Image.open(io.BytesIO(page.jpeg)).convert("RGB"))
+def _picture(jpeg: bytes) -> Picture:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
 def _is_blank(picture: Picture) -> bool:
