@@ -108,8 +108,8 @@ def examined(settings: "Settings") -> dict[str, Any]:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    def mark(good: object) -> str:
-        return "ok     " if good else "missing"
+    def mark(good: object, *, needed: bool = True) -> str:
+        return "ok     " if good else "missing" if needed else "-      "
 
     yield f"omni-jobs {report['version']}, Python {report['python']['version']} ({report['python']['executable']})"
     extras = sorted({one["extra"] for one in report["packages"]})
@@ -117,7 +117,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         ours = [one for one in report["packages"] if one["extra"] == extra]
         lacking = [one["name"] for one in ours if not one["version"]]
         hint = f": {', '.join(lacking)} (pip install 'omni-jobs{f'[{extra}]' if extra else ''}')" if lacking else ""
-        yield f"{mark(not lacking)}  packages {extra or 'core'}: {len(ours) - len(lacking)} of {len(ours)}{hint}"
+        good, count = mark(not lacking, needed=not extra), f"{len(ours) - len(lacking)} of {len(ours)}"
+        yield f"{good}  packages {extra or 'core'}: {count}{hint}"
     for one in report["servers"]:
         yield f"{mark(one['ok'])}  {one['name']}: {one['where'] or one['message']}"
     for one in report["models"]:

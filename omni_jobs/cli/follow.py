@@ -10,15 +10,15 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omni_jobs.cli.outputs import SUFFIX_OF, Shelf
 from omni_jobs.cli.progress import View, gaps_of
-from omni_jobs.cli.reach import Reach, patiently
+from omni_jobs.cli.reach import Found, Reach, patiently
 from omni_jobs.cli.times import clock
 from omni_jobs.errors import ErrorType, OmniError, Problem, Refused, SourceError, Unavailable, UsageError, problem_of
 
@@ -28,6 +28,18 @@ FIRST_LOOK_S, LAST_LOOK_S = 0.05, 1.0
 LOOKS_PER_AGE = 5.0
 LOOKS_PER_ROUND = 10
 ROUND_S = 0.05
+# An upload that is done sooner is not worth a line.
+QUIET_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A file on its way to the API."""
+
+    path: Path
+    total_bytes: int
+    sent_bytes: int
+    began: float
 
 
 @dataclass(eq=False, slots=True)
@@ -88,7 +100,7 @@ class Run:
         self.entries = {path: Entry(path) for path in paths}
         self._halt = threading.Event()
         self._submitted: queue.SimpleQueue[tuple[Entry, dict[str, Any] | Exception]] = queue.SimpleQueue()
-        self._sending: tuple[Entry, int] | None = None
+        self._sending: Sending | None = None
 
     def go(self) -> None:
         """Returns when every entry has ended."""
@@ -105,21 +117,28 @@ class Run:
     # The second thread.
 
     def _submit_all(self) -> None:
+        silence: Unavailable | None = None
         for entry in self.entries.values():
             if self._halt.is_set():
                 return
             try:
+                if silence is not None:
+                    # Nobody waits once more for every file that is left.
+                    raise silence
                 self._submitted.put((entry, self._submit(entry)))
+            except Unavailable as error:
+                silence = error
+                self._submitted.put((entry, error))
             except Exception as error:
                 self._submitted.put((entry, error))
 
     def _submit(self, entry: Entry) -> dict[str, Any]:
-        total_bytes = _size_of(entry.path)
-        self._sending = (entry, 0)
+        start = Sending(entry.path, _size_of(entry.path), 0, time.monotonic())
+        self._sending = start
         call_key = uuid.uuid4().hex
 
         def note(sent_bytes: int) -> None:
-            self._sending = (entry, min(sent_bytes, total_bytes))
+            self._sending = replace(start, sent_bytes=min(sent_bytes, start.total_bytes))
 
         try:
             return patiently(
@@ -142,14 +161,16 @@ class Run:
             except queue.Empty:
                 break
             timeout_s = 0.0
+            if entry.ended:
+                continue
             if isinstance(outcome, Exception):
                 self._fail(entry, submit_problem(outcome))
             else:
                 entry.began = time.monotonic()
                 self._see(entry, outcome)
-        if (sending := self._sending) is not None:
-            entry, sent_bytes = sending
-            self._view.sending(entry.path, sent_bytes, entry.path.stat().st_size if entry.path.exists() else 0)
+        sending = self._sending
+        if sending is not None and time.monotonic() - sending.began > QUIET_S:
+            self._view.sending(sending.path, sending.sent_bytes, sending.total_bytes)
 
     def _due(self) -> Iterator[Entry]:
         now = time.monotonic()
@@ -160,6 +181,8 @@ class Run:
         assert entry.job is not None
         try:
             self._see(entry, self._call(partial(self._get, entry.job["id"])))
+        except Unavailable as error:
+            self._lose_sight(error)
         except OmniError as error:
             self._fail(entry, problem_of(error))
 
@@ -190,8 +213,16 @@ class Run:
     def _get(self, job_id: str) -> dict[str, Any]:
         return self._reach.client.get(job_id)
 
-    def _call(self, call: Any) -> Any:
+    def _call(self, call: Callable[[], Found]) -> Found:
         return patiently(call, wait=time.sleep, renew=self._reach.renew)
+
+    def _lose_sight(self, error: Unavailable) -> None:
+        """The API has been silent for as long as we wait: no job can be watched any more."""
+        self._halt.set()
+        for entry in self.entries.values():
+            if not entry.ended:
+                fate = f"; the job may go on: omni-jobs status {entry.job['id']}" if entry.job else ""
+                self._fail(entry, Problem(ErrorType.INTERNAL, f"{error}{fate}", retryable=True))
 
     def _fail(self, entry: Entry, problem: Problem) -> None:
         entry.problem = problem

@@ -117,7 +117,7 @@ def list_jobs(
     if as_json:
         _print_json({"jobs": found})
         return
-    rows = [[job["id"], phase_of(job), _share(job), job["created_at"], job["name"]] for job in found]
+    rows = [[job["id"], phase_of(job), _share(job), job["created_at"][:19], job["name"]] for job in found]
     print_table(["id", "state", "done", "created", "name"], rows)
 
 

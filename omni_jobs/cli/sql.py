@@ -6,10 +6,10 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -81,7 +81,9 @@ def sql(
 
 def _show(cursor: "psycopg.Cursor[Any]", statement: str, show: Callable[..., None], most: int | None) -> None:
     # One row at a time off the wire: memory stays flat, and what is not shown is not sent.
-    with closing(cursor.stream(statement)) as stream:
+    # Bytes: psycopg takes a str for one of ours only.
+    found = cast("Generator[Sequence[Any]]", cursor.stream(statement.encode()))
+    with closing(found) as stream:
         first = next(stream, None)
         names = _distinct([column.name for column in cursor.description or ()])
         rows = _chain(first, stream)

@@ -1,5 +1,6 @@
 """`omni-jobs run`: what is submitted, what is written, what is said, and the exit status."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from omni_jobs.cli import outputs, reach
 from omni_jobs.errors import ErrorType
 from tests.omni_jobs.cli.conftest import Run, make_file, start
 from tests.omni_jobs.cli.fake_api import CANCELLED, DONE, FAILED, PARTIAL, RUNNING, FakeApi
@@ -227,6 +229,27 @@ def test_a_short_outage_is_waited_out(api: FakeApi, served: Path, run: Run) -> N
     assert api.outages == 0
 
 
+def test_a_long_outage_is_waited_for_once(
+    api: FakeApi, served: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "PATIENCE_S", 0.2)
+    for n in range(5):
+        make_file(served / f"{n}.wav")
+    real = api.look
+
+    def gone(job_id: str) -> dict[str, object] | None:
+        api.outages = 1000
+        return real(job_id)
+
+    api.look = gone  # type: ignore[method-assign]
+    ran = run("run", ".", "--json")
+    assert ran.status == 1
+    assert {job["error"]["type"] for job in ran.document["jobs"]} == {"internal"}
+    assert all(job["error"]["retryable"] for job in ran.document["jobs"])
+    assert any(f"omni-jobs status {job_id}" in ran.err for job_id in api.jobs)
+    assert 1000 - api.outages < 20
+
+
 def test_a_wrong_key_is_said_once(served: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNI_API_KEY", "wrong")
     for n in range(3):
@@ -240,8 +263,6 @@ def test_a_result_that_cannot_be_written_is_an_error_of_its_file(
 ) -> None:
     make_file(served / "x.wav")
     make_file(served / "y.wav")
-    from omni_jobs.cli import outputs
-
     real = outputs._write
 
     def full(path: Path, chunks: object) -> None:
@@ -304,11 +325,21 @@ def test_ctrl_c_leaves_the_jobs_and_says_how_to_go_on(api: FakeApi, served: Path
 
 
 def test_ctrl_c_still_prints_one_document(api: FakeApi, served: Path) -> None:
-    import json
-
     make_file(served / "slow.wav")
     process = waiting_run(api, "--json")
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=10)
     (job,) = json.loads(out)["jobs"]
     assert (job["state"], job["files"]) == ("running", {})
+
+
+def test_a_second_ctrl_c_ends_it_at_once(api: FakeApi, served: Path) -> None:
+    make_file(served / "slow.wav")
+    process = waiting_run(api)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=5)
+    # By the signal itself, when the interpreter is already on its way out: a shell calls that 130 too.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in err
