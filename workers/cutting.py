@@ -18,7 +18,7 @@ from omni_jobs.store.units import Claimed, NewUnit
 from workers import keys
 from workers.context import Context
 from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage, Shot, Sound
-from workers.media import audio, cuts, document, video
+from workers.media import audio, cuts, document, image, video
 from workers.media.document import PageFailure
 from workers.media.gaps import Gap
 from workers.media.probe import Probe
@@ -155,12 +155,12 @@ class Cutting:
     def _pages(self, found: Probe, prepared: Prepared) -> None:
         total = max(found.pages or 1, 1)
         for made, page in enumerate(self._read_pages(found), 1):
-            if isinstance(page, PageFailure):
-                prepared.units.append(
-                    NewUnit(
-                        UnitKind.PAGE, self._unit.source_id, page.page, {"page": page.page}, 1.0, error=page.problem
-                    )
-                )
+            if isinstance(page, PageFailure) and page.partial:
+                prepared.facts["gaps"].append(["page", page.page, page.page, page.problem.message])
+            elif isinstance(page, PageFailure):
+                failed = {"page": page.page}
+                unit = NewUnit(UnitKind.PAGE, self._unit.source_id, page.page, failed, 1.0, error=page.problem)
+                prepared.units.append(unit)
             else:
                 where = {"page": page.page, "width_pt": page.width_pt, "height_pt": page.height_pt}
                 prepared.units.append(self._put(UnitKind.PAGE, page.page, page, where, 1.0))
@@ -168,8 +168,6 @@ class Cutting:
 
     def _read_pages(self, found: Probe) -> Iterator[CanonicalPage | PageFailure]:
         if found.medium is Medium.IMAGE:
-            from workers.media import image
-
             return image.page(self._file, self._limits, cancel=self._context.cancel)
         return document.pages(
             self._file,

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from omni_jobs.cli import contract, doctor, jobs, run, sql, stack
+from omni_jobs.cli import contract, demo, doctor, jobs, run, sql, stack
 from omni_jobs.cli.examples import examples
 from omni_jobs.cli.reader import SqlError
 from omni_jobs.errors import Conflict, OmniError, Refused, SourceError, Unavailable, UsageError
@@ -53,7 +53,7 @@ def _root(
 
 
 # In the order in which the help shows them.
-for noun in (run, jobs, sql, stack, contract, doctor):
+for noun in (run, jobs, sql, stack, contract, doctor, demo):
     noun.add_to(app)
 
 
