@@ -28,9 +28,11 @@ NAMES = (
 )
 LETTERS = dict(zip("abcdefghijklmnopqrstuvwxyz", NAMES, strict=True))
 MONEY = {"$": ("dollar", "cent"), "£": ("pound", "penny"), "€": ("euro", "cent"), "¥": ("yen", "")}
+LONGEST_DIGITS = 15  # longer numbers are read digit by digit
 PIECE = re.compile(
-    r"(?P<money>[$£€¥])(?P<amount>\d+(?:\.\d+)?)"
+    r"(?P<money>[$£€¥])(?P<amount>\d+(?:,\d{3})*(?:\.\d+)?)"
     r"|(?P<hour>\d{1,2}):(?P<minute>\d{2})(?!\d)"
+    r"|(?P<grouped>\d{1,3}(?:,\d{3})+)(?!\d)"
     r"|(?P<ordinal>\d+)(?:st|nd|rd|th)\b"
     r"|(?P<decade>\d{2,4})'?s\b"
     r"|(?P<whole>\d+)\.(?P<fraction>\d+)"
@@ -45,8 +47,7 @@ PIECE = re.compile(
 def spoken(token: str) -> tuple[str, ...]:
     """The words that a reader would say for `token`, lower case, letters and apostrophes only."""
     plain = unicodedata.normalize("NFKC", token).replace("’", "'").replace("‘", "'")
-    plain = re.sub(r"(?<=\d),(?=\d{3})", "", plain)
-    if re.fullmatch(r"\W*[B-DF-HJ-NP-TV-XZ]{2,5}(?:'?s)?\W*", plain):
+    if re.fullmatch(r"\W*(?:[A-Z]{2,3}|[B-DF-HJ-NP-TV-XZ]{4,5})(?:'?s)?\W*", plain):  # NASA and Unesco are words
         return tuple(LETTERS[letter] for letter in re.sub(r"[^A-Z]", "", plain).lower())
     said: list[str] = []
     for match in PIECE.finditer(plain.lower()):
@@ -57,11 +58,15 @@ def spoken(token: str) -> tuple[str, ...]:
 def _say(match: re.Match[str]) -> list[str]:
     kind, text = match.lastgroup, match.group()
     if match["money"]:
-        return _money(match["money"], match["amount"])
+        return _money(match["money"], match["amount"].replace(",", ""))
     if match["hour"]:
         return _time(match["hour"], match["minute"])
+    if kind == "grouped":
+        digits = text.replace(",", "")
+        return _number(int(digits), "cardinal") if len(digits) <= LONGEST_DIGITS else _cardinal(digits)
     if kind == "ordinal":
-        return _number(int(match["ordinal"]), "ordinal")
+        digits = match["ordinal"]
+        return _number(int(digits), "ordinal") if len(digits) <= LONGEST_DIGITS else _cardinal(digits)
     if kind == "decade":
         return _decade(match["decade"])
     if match["whole"]:
@@ -78,7 +83,7 @@ def _say(match: re.Match[str]) -> list[str]:
 def _cardinal(digits: str) -> list[str]:
     """Four digits from 1100 to 2099 are a year; very long ones and those with a leading zero are read out."""
     value = int(digits)
-    if len(digits) > 15 or (len(digits) > 1 and digits[0] == "0"):
+    if len(digits) > LONGEST_DIGITS or (len(digits) > 1 and digits[0] == "0"):
         return [word for digit in digits for word in _number(int(digit), "cardinal")]
     return _number(value, "year" if len(digits) == 4 and 1100 <= value < 2100 else "cardinal")
 
@@ -86,8 +91,6 @@ def _cardinal(digits: str) -> list[str]:
 def _number(value: int, kind: str) -> list[str]:
     from num2words import num2words
 
-    if kind == "ordinal" and value >= 10**15:
-        kind = "cardinal"
     words: str = num2words(value, to=kind)
     return re.findall("[a-z]+", words.replace(" and ", " "))
 
@@ -102,7 +105,7 @@ def _money(sign: str, amount: str) -> list[str]:
     unit, part = MONEY[sign]
     whole, _, cents = amount.partition(".")
     value = int(whole)
-    words = [*_number(value, "cardinal"), _plural(unit, value)] if len(whole) <= 15 else _cardinal(whole)
+    words = [*_number(value, "cardinal"), _plural(unit, value)] if len(whole) <= LONGEST_DIGITS else _cardinal(whole)
     if len(cents) == 2 and part and int(cents):
         return [*words, *_number(int(cents), "cardinal"), _plural(part, int(cents))]
     return [*words[:-1], "point", *(w for c in cents for w in _cardinal(c)), words[-1]] if cents.strip("0") else words

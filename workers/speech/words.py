@@ -21,7 +21,7 @@ from workers.speech.phonemes import FRAMES_PER_S, Phonemes
 from workers.speech.spoken import spoken
 
 LANGUAGES = ("en",)
-START_BIAS_S, END_BIAS_S = -0.07, 0.02  # CTC peaks come late
+START_BIAS_S, END_BIAS_S = -0.075, 0.035  # CTC peaks come late
 SLACK_S = 3.0  # how far a word may lie outside of its segment
 LEAST_CONFIDENCE = 0.5  # between the medians of right text (0.99) and of wrong text (0.20)
 DENSEST_PER_S = 30.0  # phonemes; nobody speaks so fast, but looping text does
