@@ -82,9 +82,9 @@ def _say(match: re.Match[str]) -> list[str]:
 
 def _cardinal(digits: str) -> list[str]:
     """Four digits from 1100 to 2099 are a year; very long ones and those with a leading zero are read out."""
-    value = int(digits)
     if len(digits) > LONGEST_DIGITS or (len(digits) > 1 and digits[0] == "0"):
         return [word for digit in digits for word in _number(int(digit), "cardinal")]
+    value = int(digits)
     return _number(value, "year" if len(digits) == 4 and 1100 <= value < 2100 else "cardinal")
 
 
@@ -104,8 +104,10 @@ def _decade(digits: str) -> list[str]:
 def _money(sign: str, amount: str) -> list[str]:
     unit, part = MONEY[sign]
     whole, _, cents = amount.partition(".")
+    if len(whole) > LONGEST_DIGITS:
+        return [*_cardinal(whole), _plural(unit, 2)]
     value = int(whole)
-    words = [*_number(value, "cardinal"), _plural(unit, value)] if len(whole) <= LONGEST_DIGITS else _cardinal(whole)
+    words = [*_number(value, "cardinal"), _plural(unit, value)]
     if len(cents) == 2 and part and int(cents):
         return [*words, *_number(int(cents), "cardinal"), _plural(part, int(cents))]
     return [*words[:-1], "point", *(w for c in cents for w in _cardinal(c)), words[-1]] if cents.strip("0") else words
