@@ -137,7 +137,7 @@ BACKOFF_S = (2.0, 15.0, 60.0)
 class Tally:
     """The units of one job and revision, counted for `next_phase`."""
 
-    open: int  # ready or running, in any phase
+    open: int  # ready or running, of the phase the job is in
     done: Mapping[UnitKind, int]
     dead: Mapping[UnitKind, int]
     sources_failed: int = 0  # sources that prepare could not read: they have no map units
@@ -153,7 +153,7 @@ class Step:
 
 
 def next_phase(phase: Phase, tally: Tally, gaps: int = 0) -> Step | None:
-    """Decide how a job moves on; None while units of it are open.
+    """Decide how a job moves on; None while units of its phase are open.
 
     Args:
         phase: the phase the job is in.

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from omni_jobs.errors import ErrorType, SourceError, UsageError
 from omni_jobs.job import Medium, Pool, Task, tasks_for
 from omni_jobs.options import Options
-from omni_jobs.store import jobs, sources, units
+from omni_jobs.store import jobs, reuse, sources, units
 from omni_jobs.store.units import Claimed
 from workers import keys, snapshot
 from workers.context import CancelledUnit, Context, NotNow
@@ -76,7 +76,7 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
 
 
 def _twin(unit: Claimed, context: Context, reuse_key: str) -> str | None:
-    return sources.delivered_twin(context.parts.db, tenant_id=unit.tenant_id, reuse_key=reuse_key, but_not=unit.job_id)
+    return reuse.delivered_twin(context.parts.db, tenant_id=unit.tenant_id, reuse_key=reuse_key, but_not=unit.job_id)
 
 
 def _take_over(unit: Claimed, context: Context, twin: str) -> set[Pool]:
@@ -86,7 +86,7 @@ def _take_over(unit: Claimed, context: Context, twin: str) -> set[Pool]:
             context.parts.db,
             unit,
             {"reused_source": twin},
-            also=lambda tx, job: sources.copy_answers(tx, job, source_id, twin),
+            also=lambda tx, job: reuse.take_source(tx, job, source_id, twin),
         )
     )
 

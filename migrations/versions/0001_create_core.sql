@@ -126,7 +126,7 @@ create table omni.units (
   finished_at    timestamptz,
   unique nulls not distinct (job_id, revision, kind, source_id, position)
 ) with (fillfactor = 80);
-create index units_ready on omni.units (pool, priority desc, ready_at, unit_id) where state = 'ready';
+create index units_ready on omni.units (pool, priority desc, job_id, position) where state = 'ready';
 create index units_running on omni.units (worker_id) where state = 'running';
 create index units_of_job on omni.units (job_id, revision, kind);
 create index units_reusable on omni.units (reuse_key) where state = 'done' and reuse_key is not null;

@@ -99,25 +99,22 @@ def insert_unit(
     reuse_key: str | None = None,
     unit_id: str | None = None,
     error: Problem | None = None,
-    answered: dict[str, Any] | None = None,
     time_limit_s: float = 3600.0,
 ) -> str:
-    """Add one unit, `ready`; or at once `dead` with its error, or `done` with an answer that is reused.
+    """Add one unit, `ready`, or at once `dead` with its error.
 
     Args:
         amount: seconds of media or pages it stands for, for progress.
-        answered: {"unit_id", "answer", "answer_digest"} of the unit whose answer is reused.
     """
     unit_id = unit_id or new_id()
-    state = "dead" if error else "done" if answered else "ready"
+    state = "dead" if error else "ready"
     run(
         tx,
         """
         insert into omni.units (unit_id, job_id, source_id, revision, kind, pool, position, priority, input, amount,
-          reuse_key, state, error, answer, answer_digest, reused_from, time_limit_s, progress, finished_at)
+          reuse_key, state, error, time_limit_s, finished_at)
         values (:unit_id, :job_id, :source_id, :revision, :kind, :pool, :position, :priority, :input, :amount,
-          :reuse_key, :state, :error, :answer, :digest, :reused_from, :time_limit_s, :progress,
-          case when :state = 'ready' then null else now() end)
+          :reuse_key, :state, :error, :time_limit_s, case when :state = 'dead' then now() end)
         """,
         unit_id=unit_id,
         job_id=job["job_id"],
@@ -132,11 +129,7 @@ def insert_unit(
         reuse_key=reuse_key,
         state=state,
         error=jsonb(error.as_json()) if error else None,
-        answer=jsonb(answered["answer"]) if answered else None,
-        digest=answered["answer_digest"] if answered else None,
-        reused_from=answered["unit_id"] if answered else None,
         time_limit_s=time_limit_s,
-        progress=1.0 if answered else 0.0,
     )
     if state == "ready":
         job["woken"].add(POOL_OF[kind])
@@ -162,8 +155,8 @@ def _tally(tx: Connection, job: dict[str, Any]) -> Tally:
         job_id=job["job_id"],
     )
     assert sources is not None
-    # Units of earlier phases never reopen, so only this phase's and later ones can be open.
-    open_units = sum(one["n"] for one in found if one["state"] in ("ready", "running"))
+    here = {kind.value for kind, phase in PHASE_OF.items() if phase.value == job["phase"]}
+    open_units = sum(one["n"] for one in found if one["state"] in ("ready", "running") and one["kind"] in here)
     count = {
         state: {UnitKind(one["kind"]): one["n"] for one in found if one["state"] == state} for state in ("done", "dead")
     }

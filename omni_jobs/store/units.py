@@ -16,6 +16,7 @@ from omni_jobs.errors import ErrorType, OmniError, Problem
 from omni_jobs.job import BACKOFF_S, MAX_FAILED, MAX_LOST, JobState, Outcome, Pool, UnitKind
 from omni_jobs.store.database import jsonb, row, rows, run, storable
 from omni_jobs.store.events import record
+from omni_jobs.store.reuse import take_units
 from omni_jobs.store.settle import insert_unit, lock, settle
 
 InTransaction = Callable[[Connection, dict[str, Any]], object]
@@ -69,7 +70,7 @@ def claim(db: Engine, worker_id: str, pool: Pool, room: int) -> list[Claimed]:
               select u.unit_id from omni.units u
               join omni.jobs j on j.job_id = u.job_id and j.state in ('queued', 'running')
               where u.pool = :pool and u.state = 'ready' and u.ready_at <= now()
-              order by u.priority desc, u.ready_at, u.unit_id
+              order by u.priority desc, u.job_id, u.position
               limit :room
               for update of u skip locked
             ), taken as (
@@ -121,7 +122,7 @@ def finish(
     """Store an answer, what follows from it, and let the job move on. The same call twice is harmless.
 
     Args:
-        follow: units to insert; those whose `reuse_key` has an answer are inserted as done.
+        follow: units to insert; those whose `reuse_key` has an answer are taken over as done.
         also: further writes of the handler, in the same transaction, given the locked job row.
 
     Returns:
@@ -175,9 +176,11 @@ def _closed(state: str) -> Problem:
 def insert_all(tx: Connection, job: dict[str, Any], units: Iterable[NewUnit]) -> None:
     """Insert units of a locked job; an answer to the same question is taken over where the job allows it."""
     units = list(units)
-    keys = [unit.reuse_key for unit in units if unit.reuse_key]
-    answers = _answers(tx, job, keys) if keys and job["reuse"] else {}
+    asked = {unit.reuse_key: unit.source_id for unit in units if unit.reuse_key}
+    answered = take_units(tx, job, asked) if asked and job["reuse"] else set()
     for unit in units:
+        if unit.reuse_key in answered:
+            continue
         insert_unit(
             tx,
             job,
@@ -189,23 +192,7 @@ def insert_all(tx: Connection, job: dict[str, Any], units: Iterable[NewUnit]) ->
             reuse_key=unit.reuse_key,
             unit_id=unit.unit_id,
             error=unit.error,
-            answered=answers.get(unit.reuse_key or ""),
         )
-
-
-def _answers(tx: Connection, job: dict[str, Any], keys: list[str]) -> dict[str, dict[str, Any]]:
-    found = rows(
-        tx,
-        """
-        select distinct on (u.reuse_key) u.reuse_key, u.unit_id, u.answer, u.answer_digest
-        from omni.units u join omni.jobs j using (job_id)
-        where u.reuse_key = any(:keys) and u.state = 'done' and j.tenant_id = :tenant_id
-        order by u.reuse_key, u.finished_at desc
-        """,
-        keys=keys,
-        tenant_id=job["tenant_id"],
-    )
-    return {one["reuse_key"]: one for one in found}
 
 
 def fail(db: Engine, unit: Claimed, problem: Problem) -> None:

@@ -186,22 +186,48 @@ def test_a_large_upload_takes_no_memory(server: Server, client: Client, blobs: B
     blobs.delete(f"default/{job['id']}/source/0")
 
 
+def objects(settings: Settings) -> set[Path]:
+    root = Path(settings.blob_url.removeprefix("file://"))
+    return {path for path in root.rglob("*") if path.is_file()}
+
+
+def begin_upload(server: Server, length: int) -> socket.socket:
+    """A connection on which `length` bytes of a form are to follow, and its first part."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    head = b'--B\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    connection.sendall(
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: a key\r\nContent-Length: %d\r\n"
+        b"Content-Type: multipart/form-data; boundary=B\r\n\r\n" % (length + len(head)) + head
+    )
+    return connection
+
+
 @pytest.mark.parametrize("sent", [0, 1000, 3 << 20])
 def test_whoever_leaves_in_the_middle_leaves_nothing(
     server: Server, client: Client, settings: Settings, sent: int
 ) -> None:
     before = {one["id"] for one in client.list(limit=200)["jobs"]}
-    root = Path(settings.blob_url.removeprefix("file://"))
-    kept = {path for path in root.rglob("*") if path.is_file()}
-    head = b'--B\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(
-            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: a key\r\nContent-Length: 99999999\r\n"
-            b"Content-Type: multipart/form-data; boundary=B\r\n\r\n" + head + bytes(sent)
-        )
-        assert eventually(lambda: sent < 2000 or {path for path in root.rglob("*") if path.is_file()} != kept)
-    assert eventually(lambda: {path for path in root.rglob("*") if path.is_file()} == kept)
+    kept = objects(settings)
+    with begin_upload(server, 99_999_999) as connection:
+        connection.sendall(bytes(sent))
+        assert eventually(lambda: sent < 2000 or objects(settings) != kept)
+    assert eventually(lambda: objects(settings) == kept)
     assert {one["id"] for one in client.list(limit=200)["jobs"]} == before
+
+
+def test_a_mistake_that_comes_after_the_bytes_are_stored_deletes_them(server: Server, settings: Settings) -> None:
+    kept = objects(settings)
+    parts = (
+        b'bytes\r\n--B\r\ncontent-disposition: form-data; name="request"\r\n\r\n',
+        b'{"task": "sing"}\r\n--B--\r\n',
+    )
+    with begin_upload(server, len(b"".join(parts))) as connection:
+        connection.sendall(parts[0])
+        # A file on its way has a name that begins with a dot.
+        assert eventually(lambda: any(path.name == "0" for path in objects(settings) - kept))
+        connection.sendall(parts[1])
+        assert b" 422 " in connection.recv(100)
+    assert eventually(lambda: objects(settings) == kept), (kept, objects(settings))
 
 
 def test_many_waiting_callers_do_not_keep_others_out(client: Client, server: Server) -> None:

@@ -36,7 +36,7 @@ def test_help_ends_with_examples_that_parse(command: str) -> None:
 
 
 def test_the_commands_are_those_of_the_manual() -> None:
-    words = "cancel doctor down list logs migrate openapi result run schema search sql status submit up watch"
+    words = "cancel demo doctor down list logs migrate openapi result run schema search sql status submit up watch"
     assert " ".join(COMMANDS) == words
 
 

@@ -182,6 +182,45 @@ def test_an_answer_to_the_same_question_is_taken_over(db: Engine, make_job: Any,
     assert value(db, "select count(*) from omni.units where kind = 'span' and reused_from is not null") == 1
 
 
+def test_a_span_is_taken_over_with_its_words_or_not_at_all(db: Engine, make_job: Any, make_worker: Any) -> None:
+    worker, spoken = make_worker(), {"segments": [{"text": "hi"}]}
+
+    def ask() -> str:
+        job = make_job()
+        prepare = one(db, worker, Pool.CPU)
+        units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id, reuse_key="q")])
+        return job
+
+    ask()
+    span = one(db, worker, Pool.GPU)
+    units.finish(db, span, spoken, follow=[NewUnit(UnitKind.WORDS, span.source_id, input={"of": span.unit_id})])
+    ask()
+    (again,) = units.claim(db, worker, Pool.GPU, 1)  # the words of the first are still open
+    units.release(db, again)
+    for unit in units.claim(db, worker, Pool.CPU, 1):
+        redo = NewUnit(UnitKind.SPAN, unit.source_id, 7, {"redo_of": span.unit_id})
+        units.finish(db, unit, {"words": 1}, follow=[redo])
+    job = ask()
+    assert value(db, "select count(*) from omni.units where job_id = :j and kind = 'words'", j=job) == 0  # nor a redo
+    for unit in units.claim(db, worker, Pool.GPU, 5):
+        if unit.input.get("redo_of") == span.unit_id:
+            units.finish(db, unit, {"segments": []})
+    job = ask()
+    copied = "select count(*) from omni.units where job_id = :j and state = 'done' and reused_from is not null"
+    assert value(db, copied, j=job) == 3
+    linked = """select count(*) from omni.units s join omni.units o on o.job_id = s.job_id
+        and s.unit_id::text in (o.input->>'of', o.input->>'redo_of') where s.job_id = :j"""
+    assert value(db, linked, j=job) == 2
+
+
+def test_the_phase_is_that_of_the_work(db: Engine, make_job: Any, make_worker: Any) -> None:
+    job, worker = make_job(), make_worker()
+    assert jobs.get(db, "acme", job)["phase"] == "prepare"
+    prepare = one(db, worker, Pool.CPU)
+    units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)])
+    assert jobs.get(db, "acme", job)["phase"] == "map"
+
+
 def test_last_units_finished_at_once_settle_the_job_once(db: Engine, make_job: Any, make_worker: Any) -> None:
     job, worker = make_job(), make_worker()
     prepare = one(db, worker, Pool.CPU)
