@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from workers.answers import SpokenSegment, SpokenWord, WordsAnswer
 from workers.inputs import CanonicalAudio
 from workers.speech.path import best_path
-from workers.speech.phonemes import FRAMES_PER_S, Phonemes
+from workers.speech.phonemes import FRAMES_PER_S, HOP, Phonemes
 from workers.speech.spoken import spoken
 
 LANGUAGES = ("en",)
@@ -49,7 +49,7 @@ class Aligner:
         if language not in LANGUAGES:
             return kept(audio, segments, f"the aligner knows English only, not `{language}`")
         if not any(segment.text.split() for segment in segments):
-            return WordsAnswer(method="alignment", segments=[[] for _ in segments])
+            return WordsAnswer(method="alignment", confidence=None, segments=[[] for _ in segments])
         tokens = self._tokens(segments)
         times = self._times(audio, segments, tokens)
         if times is None:
@@ -85,18 +85,19 @@ class Aligner:
         owner = np.repeat(np.arange(len(tokens)), [len(token.labels) for token in tokens])
         if not len(labels):
             return None
-        frame = lambda time_s: int((time_s - audio.start_s) * FRAMES_PER_S)  # noqa: E731
-        edges = np.array([(frame(s.start_s - SLACK_S), frame(s.end_s + SLACK_S)) for s in segments])
-        of_label = edges[[tokens[index].segment for index in owner]]
-        heard = self._phonemes.heard(audio.waveform, regions(of_label, len(audio.samples) // 320 + 1))
+        reach_s = [(s.start_s - SLACK_S - audio.start_s, s.end_s + SLACK_S - audio.start_s) for s in segments]
+        of_label = (np.array(reach_s) * FRAMES_PER_S).astype(np.int64)[[tokens[index].segment for index in owner]]
+        heard = self._phonemes.heard(
+            audio.waveform, regions(np.unique(of_label, axis=0), len(audio.samples) // HOP + 1)
+        )
         path = best_path(heard, labels, self._phonemes.blank, of_label[:, 0], of_label[:, 1])
         if path is None:
             return None
         out: list[tuple[float, float, float] | None] = [None] * len(tokens)
         bounds = np.searchsorted(owner, np.arange(len(tokens) + 1))
-        for index, (a, b) in enumerate(pairwise(bounds.tolist())):
+        for index, (a, b) in enumerate(pairwise(int(bound) for bound in bounds)):
             if b > a:
-                start_s, end_s = path.first[a] / FRAMES_PER_S, (path.last[b - 1] + 1) / FRAMES_PER_S
+                start_s, end_s = int(path.first[a]) / FRAMES_PER_S, int(path.last[b - 1] + 1) / FRAMES_PER_S
                 out[index] = (start_s + START_BIAS_S, end_s + END_BIAS_S, float(path.probability[a:b].mean()))
         return out
 
@@ -147,7 +148,7 @@ def _words(
     at_s = 0.0
     following = _next_known(starts, audio.duration_s)
     for token, time, next_s in zip(tokens, times, following, strict=True):
-        start_s, end_s, confidence = time or (words_end(words, audio.start_s), next_s, None)
+        start_s, end_s, confidence = time or (_end_of(words, audio.start_s), next_s, None)
         start_s = min(max(at_s, start_s), audio.duration_s)
         end_s = max(start_s, min(end_s, audio.duration_s))
         if time is None:
@@ -167,7 +168,7 @@ def _words(
     return words
 
 
-def words_end(words: list[SpokenWord], start_s: float) -> float:
+def _end_of(words: list[SpokenWord], start_s: float) -> float:
     return words[-1].end_s - start_s if words else 0.0
 
 
