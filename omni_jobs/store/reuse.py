@@ -10,15 +10,14 @@ from sqlalchemy import Connection, Engine
 
 from omni_jobs.store.database import row, rows, run
 
-# A copy of `old` units in a job; :root_id stands for the first of them where its id is given.
 COPY = """
 insert into omni.units (unit_id, job_id, source_id, revision, kind, pool, position, priority, input, amount,
   reuse_key, state, answer, answer_digest, reused_from, progress, finished_at)
-select md5(:job_id || u.unit_id::text)::uuid, :job_id, :source_id, :revision, u.kind, u.pool, u.position, :priority,
+select md5(:job_text || u.unit_id::text)::uuid, cast(:job_id as uuid), cast(:source_id as uuid), :revision, u.kind, u.pool, u.position, :priority,
   u.input
-    || case when u.input ? 'of' then jsonb_build_object('of', md5(:job_id || (u.input->>'of'))::uuid) else '{}' end
+    || case when u.input ? 'of' then jsonb_build_object('of', md5(:job_text || (u.input->>'of'))::uuid) else '{}' end
     || case when u.input ? 'redo_of'
-         then jsonb_build_object('redo_of', md5(:job_id || (u.input->>'redo_of'))::uuid) else '{}' end,
+         then jsonb_build_object('redo_of', md5(:job_text || (u.input->>'redo_of'))::uuid) else '{}' end,
   u.amount, u.reuse_key, 'done', u.answer, u.answer_digest, u.unit_id, 1, now()
 from omni.units u
 """
@@ -118,7 +117,8 @@ def _copy(tx: Connection, job: dict[str, Any], source_id: Any, which: str, **par
     run(
         tx,
         COPY + which,
-        job_id=str(job["job_id"]),
+        job_id=job["job_id"],
+        job_text=str(job["job_id"]),
         source_id=source_id,
         revision=job["revision"],
         priority=job["priority"],
