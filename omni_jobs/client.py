@@ -5,7 +5,6 @@ that came: `NotFound`, `Conflict`, other `UsageError`, `Refused` (401, 403, 421)
 """
 
 import io
-import ipaddress
 import json
 import os
 import stat
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from omni_jobs.access import is_loopback
 from omni_jobs.errors import Conflict, NotFound, OmniError, Refused, Unavailable, UsageError
 
 Job = dict[str, Any]
@@ -237,16 +237,6 @@ def error_of(response: httpx2.Response) -> OmniError:
             return Conflict(sentence)
         case _:
             return UsageError(sentence, pointer=pointer, kind=kind)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address means this machine alone."""
-    if host.rstrip(".").lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
 
 def main() -> int:
     try:
-        settings = Settings()
+        settings = Settings()  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         print(f"omni-jobs api: a setting cannot be used: {error}", file=sys.stderr)
         return 2

@@ -27,9 +27,8 @@ async def live() -> Alive:
 @router.get("/ready", response_model=Ready, responses={503: {"model": Ready}})
 async def ready(parts: Use, response: Response) -> Ready:
     """503 unless database and object store answer; without the broker jobs start a second later: `degraded`."""
-    names = ("database", "blobs", "broker")
     found = await asyncio.gather(*(_look(check, parts) for check in (_database, _blobs, _broker)))
-    states = dict(zip(names, found, strict=True))
+    states: dict[str, str] = dict(zip(("database", "blobs", "broker"), found, strict=True))
     if states["database"] != "ok" or states["blobs"] != "ok":
         response.status_code = 503
         return Ready(status="unready", parts=states)

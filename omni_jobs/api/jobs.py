@@ -1,11 +1,10 @@
 """Jobs: submit, look, wait, list, events, cancel."""
 
 import asyncio
-import io
 import json
 import time
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -104,7 +103,7 @@ async def _from_form(request: Request, parts: Parts, wish: Wish) -> Submission:
         raise TooLarge(f"a file may have {limit} bytes, the body has {request.headers['content-length']}")
     job_id = new_id()
 
-    def keep(reader: io.BufferedReader) -> Stored:
+    def keep(reader: BinaryIO) -> Stored:
         return parts.intake.keep(job_id, reader)
 
     upload = Upload(

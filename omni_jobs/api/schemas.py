@@ -26,7 +26,7 @@ class UploadRequest(Body):
     """What to do with the bytes in the field `file`."""
 
     task: TaskChoice = Field("auto", description="What to do; `auto` decides by what the bytes are.")
-    options: Options = Field(default_factory=Options)  # pyright: ignore[reportArgumentType]
+    options: Options = Field(default_factory=lambda: Options.model_validate({}))
     metadata: dict[str, Any] = Field({}, description="Free JSON, shown in the job, its events and in SQL.")
     reuse: bool = Field(True, description="Answer from an earlier result of the same bytes, options and models.")
     name: str = Field("", max_length=255, description="Name to show; empty: that of the file.")

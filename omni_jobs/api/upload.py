@@ -10,6 +10,7 @@ import queue
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import BinaryIO, cast
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -93,7 +94,7 @@ class Upload:
         content_type: str,
         *,
         max_bytes: int,
-        keep: Callable[[io.BufferedReader], Stored],
+        keep: Callable[[BinaryIO], Stored],
         writers: Executor,
         check: Callable[[str, bytes], None],
     ) -> None:
@@ -146,7 +147,7 @@ class Upload:
         for piece in found:
             if self._pipe is None or self._writer is None:
                 self._pipe = Pipe()
-                reader = io.BufferedReader(self._pipe, PIECE_BYTES)
+                reader = cast(BinaryIO, io.BufferedReader(self._pipe, PIECE_BYTES))
                 self._writer = asyncio.get_running_loop().run_in_executor(self._writers, self._keep, reader)
             await self._pipe.feed(piece, self._writer)
         if self._writer is not None and self._writer.done():

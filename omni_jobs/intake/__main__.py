@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     watch.add_argument("target", help="a folder, or s3://bucket/prefix")
     target = parser.parse_args(arguments).target
     try:
-        settings = Settings()
+        settings = Settings()  # pyright: ignore[reportCallIssue]
         telemetry.set_up(settings, process="watch")
         serve(target, settings)
     except ValidationError as error:

@@ -38,7 +38,7 @@ class Submission:
     stored: Stored | None = None
     name: str = ""
     task: TaskName | list[TaskName] = "auto"
-    options: Options = field(default_factory=Options)  # pyright: ignore[reportArgumentType]
+    options: Options = field(default_factory=lambda: Options.model_validate({}))
     password: str = field(default="", repr=False)
     metadata: dict[str, Any] = field(default_factory=dict)
     reuse: bool = True
