@@ -3,6 +3,7 @@
 `python -m workers.media.child OPERATION SOURCE_FD RESULT_FD`, parameters as JSON on stdin; see `sandbox`.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -21,6 +22,7 @@ REFUSED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_s
 
 # What libraries raise for bad files are errors of their own; these are mistakes of this code. PermissionError
 # comes from `_shut`: something was not imported in time.
+OUT_OF_MEMORY = ("malloc", "FzErrorLimit", "FzErrorSystem", "failed to map segment", "annot allocate memory")
 OURS = (PermissionError, TypeError, AttributeError, NameError, KeyError, IndexError, AssertionError, ImportError)
 
 
@@ -108,7 +110,7 @@ def _unexpected(error: Exception, memory_bytes: int) -> Message:
     """The library's own words stay on stderr; the user gets a sentence."""
     words = f"{type(error).__name__}: {error}"
     print(words[:2000], traceback.extract_tb(error.__traceback__)[-1], file=sys.stderr, flush=True)
-    if getattr(error, "errno", None) == 12 or "malloc" in words or "FzErrorLimit" in words or "FzErrorSystem" in words:
+    if getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN) or any(sign in words for sign in OUT_OF_MEMORY):
         return _too_large(memory_bytes)
     if isinstance(error, OURS):
         text = f"decoding this file met an error of ours ({type(error).__name__})"

@@ -26,6 +26,7 @@ from workers.media.wire import Inbox, Message
 
 POLL_S = 0.05
 PIPE_BYTES = 1 << 20
+LEAST_MEMORY_BYTES = 384 << 20  # below, not even the libraries load
 ROOT = Path(__file__).parents[2]
 OUT_OF_MEMORY = (b"MemoryError", b"bad_alloc", b"annot allocate memory", b"failed to map segment", b"malloc")
 
@@ -39,7 +40,7 @@ class Limits:
     """What one child may use.
 
     Attributes:
-        memory_bytes: address space, the interpreter and its libraries (about 0.5 GB) included.
+        memory_bytes: address space, the interpreter and its libraries (about 0.3 GB) included.
         timeout_s: seconds the caller waits in all.
         quiet_s: seconds without a message after which the child counts as hung; None: only `timeout_s` counts.
         threads: decoding threads.
@@ -49,6 +50,11 @@ class Limits:
     timeout_s: float = 3600.0
     quiet_s: float | None = None
     threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < LEAST_MEMORY_BYTES:
+            least = LEAST_MEMORY_BYTES >> 20
+            raise ValueError(f"expected at least {least} MiB for a child, got {self.memory_bytes >> 20} MiB")
 
 
 def run(

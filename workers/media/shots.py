@@ -69,14 +69,21 @@ def cuts(rows: NDArray[np.float32]) -> list[int]:
 
 
 def _is_cut(features: Features, at: int) -> bool:
-    change = float(features.change[at, 0])
-    if change >= LEAST_CHANGE and _stands_out(features, at, change, LEAST_CHANGE_OF_CONTRAST, skip=0):
-        return not _taken_back(features, at, change)
+    if _is_step(features, at):
+        return not _taken_back(features, at, float(features.change[at, 0]))
     # The second of two steps through a blend of both shots.
     both = float(features.change[at, 1])
     if at < 2 or both < LEAST_BLEND or features.change[at - 1 : at + 1, 0].min() < BLEND * both:
         return False
-    return _stands_out(features, at, both, LEAST_BLEND_OF_CONTRAST, skip=1) and not _taken_back(features, at, both)
+    if _is_step(features, at - 1) or not _stands_out(features, at, both, LEAST_BLEND_OF_CONTRAST, skip=1):
+        return False
+    return not _taken_back(features, at, both)
+
+
+def _is_step(features: Features, at: int) -> bool:
+    """Whether the change to the frame before is large and alone."""
+    change = float(features.change[at, 0])
+    return change >= LEAST_CHANGE and _stands_out(features, at, change, LEAST_CHANGE_OF_CONTRAST, skip=0)
 
 
 def _stands_out(features: Features, at: int, change: float, of_contrast: float, skip: int) -> bool:

@@ -23,6 +23,8 @@ SEND_SAMPLES = 10 * RATE_HZ
 JITTER_S = 0.06
 LONGEST_JUMP_S = 3600
 LONGEST_S = 48 * 3600
+# PyAV 18 reads one plane too many of a planar frame with eight channels, and crashes.
+MOST_PLANES = 8
 RUN_UP_S = 1.0  # decoded before a requested start, so that the codec has settled
 
 
@@ -112,7 +114,7 @@ class Track:
     def add(self, time_s: float | None, frame: AudioFrame) -> Iterator[Message]:
         if not frame.samples or not frame.sample_rate:
             return
-        array = mono_ready(frame)
+        array = planar(frame)
         if not self.first_s_known:
             self._begin(max(time_s or 0.0, -1.0), frame.sample_rate)
         expected_s = self._run_begin_s + self._run_samples / self._rate_hz
@@ -235,8 +237,10 @@ class Batch:
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def mono_ready(frame: AudioFrame) -> NDArray[Any]:
-    """[channels, samples], planar whatever the frame was."""
+def planar(frame: AudioFrame) -> NDArray[Any]:
+    """[channels, samples], whatever the frame was."""
+    if frame.format.is_planar and frame.layout.nb_channels >= MOST_PLANES:
+        (frame,) = AudioResampler(format=frame.format.packed, layout=frame.layout).resample(frame)
     array = frame.to_ndarray()
     return array if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels).T
 

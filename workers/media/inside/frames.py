@@ -113,6 +113,6 @@ def _picked(group: list[Any], next_s: float | None, clock: Clock, wanted: list[f
     for time in here:
         before = [index for index in order if times[index] <= time + EPSILON_S]
         targets.add(before[-1] if before else order[0])
-    # One more, so that the wanted frame is known to be over when the next one comes.
-    last = max(targets)
+    # Past this group's last frame, those that lead the next key frame may be meant: they need all of this one.
+    last = len(group) - 1 if any(time >= max(times) for time in here) else max(targets)
     return [(packet, index in targets) for index, packet in enumerate(group[: last + 1])]

@@ -12,6 +12,7 @@ from workers.media.wire import Message
 MOST_PACKETS = 500
 # A header that promises more than a day's worth of nothing per byte is checked against the packets.
 LEAST_BITS_PER_S = 300
+SMALL_BYTES = 64 << 20
 TAGS = ("title", "artist", "album", "date", "comment")
 
 
@@ -27,8 +28,9 @@ def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
     if not shown:
         raise _nothing(packets)
     ends = {stream.index: containers.promised_end(container, stream, zero, source) for stream in chosen}
-    end_s = max((end for end in ends.values() if end), default=None) or _honest_end(container, zero)
-    if end_s is None or source.seek(0, 2) * 8 < LEAST_BITS_PER_S * end_s:
+    size_bytes = source.seek(0, 2)
+    end_s = max((end for end in ends.values() if end), default=None) or _honest_end(container, zero, size_bytes)
+    if end_s is None or size_bytes * 8 < LEAST_BITS_PER_S * end_s:
         seen = _seen_ends(containers.opened(source), chosen, zero)
         ends, end_s = seen, max(seen.values(), default=None)
     yield Message(
@@ -60,9 +62,12 @@ def _nothing(packets: containers.Packets) -> SourceError:
     return SourceError(ErrorType.UNREADABLE, "expected sound or video that decodes, and no part of this file's does")
 
 
-def _honest_end(container: Any, zero: Fraction) -> float | None:
+def _honest_end(container: Any, zero: Fraction, size_bytes: int) -> float | None:
     """The container's own length, unless it is only an estimate from the bit rate."""
-    if containers.demuxer(container) in ("mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3"):
+    kind = containers.demuxer(container)
+    if kind in ("mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3"):
+        return None
+    if kind == "mpeg" and size_bytes < SMALL_BYTES:  # the last clock of a short one may be its first
         return None
     return containers.container_end(container, zero)
 
