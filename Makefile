@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_HOME ?= $(shell [ "$$(id -u)" = 0 ] && printf '/var/lib/omni-jobs/demo-%s' "$$(pwd | sha256sum | cut -c1-12)" || printf '%s/.omni-demo' "$$(pwd)")
 export OMNI_HOME
 
-.PHONY: help demo test test-full check up faults eval bench test-gpu clean
+.PHONY: help demo test test-full check up eval test-gpu clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -48,7 +48,7 @@ test-gpu: $(VENV)/.dev  ## what needs an NVIDIA GPU
 check: $(VENV)/.dev  ## ruff, types, the import contract
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
-	$(BIN)/basedpyright --level error
+	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 
 up: $(VENV)/.made  ## start everything and keep it running

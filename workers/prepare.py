@@ -62,8 +62,9 @@ def _wait_for_room(context: Context, unit: Claimed) -> None:
 def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
     """The source row, its bytes in the object store."""
     db = context.parts.db
-    source = sources.get(db, unit.source_id or "")
-    assert source is not None
+    found = sources.get(db, unit.source_id or "")
+    assert found is not None
+    source: dict[str, Any] = found
     if source["snapshot"] is None:
         key = keys.source_key(unit.tenant_id, unit.job_id, source["position"])
         stored = snapshot.take(context.parts, source, key, context.check)

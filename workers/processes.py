@@ -1,7 +1,16 @@
 """Facts about processes of this machine, from /proc."""
 
+import hashlib
 import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+SCRATCH = re.compile(r"omni-scratch-[0-9a-f]{8}-(\d+)-(\d+)-")
 
 
 def started_at(pid: int) -> int:
@@ -26,6 +35,19 @@ def host() -> str:
         space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
     except OSError:
         boot, space = "", ""
-    import socket
-
     return f"{socket.gethostname()}/{boot}/{space}"
+
+
+@contextmanager
+def scratch_folder(parent: Path | None) -> Iterator[Path]:
+    """A folder of this process, gone when it ends; those of processes that were killed go too."""
+    where = Path(parent or tempfile.gettempdir())
+    # A pid says something on its own machine only.
+    here = f"omni-scratch-{hashlib.sha256(host().encode()).hexdigest()[:8]}-"
+    for left in where.glob(f"{here}*"):
+        named = SCRATCH.match(left.name)
+        if named and not is_alive(int(named[1]), int(named[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    prefix = f"{here}{os.getpid()}-{started_at(os.getpid())}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=where) as folder:
+        yield Path(folder)

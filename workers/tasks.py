@@ -2,9 +2,7 @@
 
 import os
 import socket
-import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 from celery import signals
@@ -19,7 +17,7 @@ from omni_jobs.store import open_database, schema, workers
 from workers import align, deliver, infer, prepare
 from workers.backends import identity_of, open_backend
 from workers.context import Parts
-from workers.processes import host, started_at
+from workers.processes import host, scratch_folder, started_at
 from workers.pump import Handler, Pump
 
 log = telemetry.get_logger()
@@ -49,8 +47,8 @@ def serve(settings: Settings, pool: Pool) -> None:
         version=__version__,
         backend={"backend": identity.backend, "models": identity.models, "digest": identity.digest},
     )
-    with tempfile.TemporaryDirectory(prefix=f"omni-{pool.value}-", dir=settings.work_dir) as scratch:
-        parts = Parts(settings, db, open_blobs(settings), Path(scratch), identity, backend)
+    with scratch_folder(settings.work_dir) as scratch:
+        parts = Parts(settings, db, open_blobs(settings), scratch, identity, backend)
         slots = backend.capabilities().slots if backend else SLOTS[pool]
         pump = Pump(parts, bell, pool, HANDLERS[pool], worker_id=worker_id, slots=slots)
         _listen(settings, pool, pump)

@@ -28,6 +28,8 @@ def open_database(url: str, *, size: int = 8, application: str = "omni-jobs") ->
         max_overflow=size,
         pool_pre_ping=True,
         pool_recycle=1800,
+        # Parameters hold secrets and whole transcripts: neither belongs into an error's text.
+        hide_parameters=True,
         connect_args={"application_name": application, "connect_timeout": 10},
     )
 

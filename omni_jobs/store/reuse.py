@@ -13,7 +13,8 @@ from omni_jobs.store.database import row, rows, run
 COPY = """
 insert into omni.units (unit_id, job_id, source_id, revision, kind, pool, position, priority, input, amount,
   reuse_key, state, answer, answer_digest, reused_from, progress, finished_at)
-select md5(:job_text || u.unit_id::text)::uuid, cast(:job_id as uuid), cast(:source_id as uuid), :revision, u.kind, u.pool, u.position, :priority,
+select md5(:job_text || u.unit_id::text)::uuid, cast(:job_id as uuid), cast(:source_id as uuid), :revision, u.kind,
+  u.pool, u.position, :priority,
   u.input
     || case when u.input ? 'of' then jsonb_build_object('of', md5(:job_text || (u.input->>'of'))::uuid) else '{}' end
     || case when u.input ? 'redo_of'

@@ -70,6 +70,8 @@ def claim(db: Engine, worker_id: str, pool: Pool, room: int) -> list[Claimed]:
               select u.unit_id from omni.units u
               join omni.jobs j on j.job_id = u.job_id and j.state in ('queued', 'running')
               where u.pool = :pool and u.state = 'ready' and u.ready_at <= now()
+                -- One that was given up would lose them at once: it beats first.
+                and exists (select 1 from omni.workers where worker_id = :worker_id and state = 'running')
               order by u.priority desc, u.job_id, u.position
               limit :room
               for update of u skip locked

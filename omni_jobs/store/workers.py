@@ -31,7 +31,7 @@ def register(
 
 
 def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]]) -> None:
-    """One heartbeat for the process, and how far each of its units is.
+    """One heartbeat for the process, and how far each of its units is. A worker that was given up comes back with it.
 
     Args:
         units: unit id -> (generation, progress 0..1).
@@ -40,8 +40,9 @@ def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]]) -> Non
         run(
             tx,
             """
-            update omni.workers set heartbeat_at = now(), progress = progress + 1
-            where worker_id = :worker_id and state <> 'gone'
+            update omni.workers set heartbeat_at = now(), progress = progress + 1,
+              state = case state when 'gone' then 'running' else state end
+            where worker_id = :worker_id
             """,
             worker_id=worker_id,
         )

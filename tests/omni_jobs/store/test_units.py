@@ -241,3 +241,13 @@ def test_an_idempotency_key_gives_the_same_job(db: Engine, make_job: Any) -> Non
     with pytest.raises(Exception, match="used with another request"):
         make_job(idempotency_key="k", request_digest="b")
     assert make_job(tenant="other", idempotency_key="k", request_digest="b") != first
+
+
+def test_a_worker_that_was_given_up_comes_back_with_its_next_beat(db: Engine, make_job: Any, make_worker: Any) -> None:
+    make_job()
+    worker = make_worker()
+    workers.set_state(db, worker, "gone")
+    assert units.claim(db, worker, Pool.CPU, 1) == []
+    workers.beat(db, worker, {})
+    assert len(units.claim(db, worker, Pool.CPU, 1)) == 1
+    assert units.reap(db) == 0
