@@ -33,10 +33,8 @@ FROM models AS engine
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev \
  && rm -rf /var/lib/apt/lists/*
-# torch's wheels bring CUDA along; from the host comes the driver only. torch asks for one exact triton, another one
-# than constraints.txt names for the tests without a GPU.
-RUN sed '/^triton==/d' constraints.txt > engine-constraints.txt \
- && pip install --no-cache-dir -c engine-constraints.txt '.[embedded,engine]'
+# torch's wheels bring CUDA along; from the host comes the driver only.
+RUN pip install --no-cache-dir -c constraints.txt '.[embedded,engine]'
 ENV TRITON_CACHE_DIR=/var/lib/omni-jobs/triton
 
 
