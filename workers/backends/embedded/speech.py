@@ -87,7 +87,7 @@ class Speech:
         Args:
             language: ISO 639-1 code, or empty to detect it on the speech.
             rung: 0 packs windows of 30 s; from 1 on every utterance is asked alone.
-            aligned: languages whose words get their times later; for others Whisper's own are taken (half as fast).
+            aligned: languages whose words get their times later; for others Whisper's own are taken (a tenth slower).
             ranges: look only here, in seconds of the source; empty: everywhere.
 
         Raises:
