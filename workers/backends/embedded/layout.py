@@ -27,6 +27,7 @@ CLOSE = 0.6  # in font sizes: no gutter is as narrow as this
 SENTENCE = 1.2  # in font sizes: as wide grows the space after a full stop in a justified line
 ROW_OVERLAP = 0.5
 THIN, SHORTEST_RULE = 2.5, 8.0  # points: a drawn line is no wider, and no shorter
+HEAD_ROWS = 4  # of a table: no head is higher
 HEAD_GAP = 0.8  # in font sizes: least white between a running head and the body
 MARGIN = 0.085  # of the page's height: where running heads and page numbers stand
 BULLET = re.compile(r"^(?:[•‣▪●○◦■□–—*·▶►\-\uf0b7]|\(?(?:\d{1,2}|[a-zA-Z]|[ivx]{1,4})[.)])\s+\S")
@@ -299,11 +300,15 @@ def _ruled_rows(pieces: Sequence[Piece], xs: Sequence[float], ys: Sequence[float
     rows: list[tuple[tuple[Piece, ...], ...]] = []
     for top, bottom in pairwise(ys):
         band = [p for p in pieces if (top <= p.middle or top == ys[0]) and (p.middle < bottom or bottom == ys[-1])]
-        for line in _split_band(band, xs):
-            row = tuple(tuple(_rows_flat(cell)) for cell in _by_column(line, xs))
-            if any(row):
-                rows.append(row)
-    return tuple(rows)
+        lines = [tuple(tuple(_rows_flat(cell)) for cell in _by_column(line, xs)) for line in _split_band(band, xs)]
+        rows += _joined(tuple(line for line in lines if any(line)))
+    return _without_empty_columns(rows)
+
+
+def _without_empty_columns(rows: Sequence[tuple[tuple[Piece, ...], ...]]) -> Rows:
+    """Double rules leave slits between them that are no columns."""
+    filled = [any(cells) for cells in zip(*rows, strict=True)]
+    return tuple(tuple(cell for cell, keep in zip(row, filled, strict=True) if keep) for row in rows)
 
 
 def _by_column(pieces: Sequence[Piece], xs: Sequence[float]) -> list[list[Piece]]:
@@ -416,17 +421,30 @@ def _is_tabular(rows: Rows) -> bool:
 
 
 def _joined(rows: Rows) -> Rows:
-    """A row without a first cell that only carries on the one above is part of it."""
+    """Rows that only carry on the cells above them are part of those."""
+    tops = [min(p.box[1] for cell in row for p in cell) for row in rows]
+    pitches = sorted(b - a for a, b in pairwise(tops))
+    usual = pitches[len(pitches) // 2] if pitches else 0.0
     joined: list[tuple[tuple[Piece, ...], ...]] = []
-    for row in rows:
+    for k, row in enumerate(rows):
         above = joined[-1] if joined else None
-        close = above and min(p.box[1] for c in row for p in c) - max(p.box[3] for c in above for p in c) < 2
-        carries_on = close and not row[0] and sum(map(bool, row)) == 1 and not _numeric(row)
-        if above and carries_on and all(above[k] for k, cell in enumerate(row) if cell):
+        if above and all(above[n] for n, cell in enumerate(row) if cell) and _carries_on(above, row, k, tops, usual):
             joined[-1] = tuple(a + b for a, b in zip(above, row, strict=True))
         else:
             joined.append(row)
     return tuple(joined)
+
+
+def _carries_on(
+    above: Sequence[Sequence[Piece]], row: Sequence[Sequence[Piece]], k: int, tops: Sequence[float], usual: float
+) -> bool:
+    """In the head lines stand closer than rows do, or all have no first cell; below it one cell runs over alone."""
+    if k < HEAD_ROWS:
+        tight = tops[k] - tops[k - 1] < 0.85 * usual
+        words_only = not _numeric(above) and not _numeric(row)
+        return (not above[0] and not row[0]) or (words_only and (tight or not row[0]))
+    gap = tops[k] - max(p.box[3] for cell in above for p in cell)
+    return gap < 2 and not row[0] and sum(map(bool, row)) == 1 and not _numeric(row)
 
 
 def _numeric(row: Sequence[Sequence[Piece]]) -> bool:

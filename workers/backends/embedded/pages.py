@@ -56,8 +56,10 @@ class Pages:
         picture = _enlarged(picture) if rung else picture
         reading = self.ocr.read(picture, cancelled=cancelled)
         read = _ocr_pieces(page, reading, page.width_pt / picture.shape[1])
-        if unusable:
+        if unusable and (reading.lines or not _any_letters(page.words)):
             return _answer(page, "ocr", read, reading.turn, unusable)
+        if unusable:
+            return _from_layer(page)
         layer, print_ = _bag(word.text for word in page.words), _bag(line.text for line in reading.lines)
         common = (layer & print_).total()
         agreement = common / max(layer.total(), print_.total(), 1)
@@ -79,6 +81,12 @@ def _unusable(words: Sequence[PageWord]) -> str:
     if unmappable > UNMAPPABLE_SHARE:
         return f"The text layer has characters without a meaning: {unmappable:.0%} of them."
     return ""
+
+
+def _any_letters(words: Sequence[PageWord]) -> bool:
+    """Whether most of the layer means something, after all: better than the nothing that OCR read."""
+    text = "".join(word.text for word in words)
+    return sum(map(_is_unmappable, text)) < 0.5 * len(text)
 
 
 def _is_unmappable(character: str) -> bool:
