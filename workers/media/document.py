@@ -55,6 +55,7 @@ def pages(
         raise SourceError(ErrorType.UNREADABLE, "expected a PDF, got a file that does not begin like one")
     params: dict[str, Any] = {"password": password, "dpi": dpi, "render": render, "ranges": list(ranges)}
     left: list[int] | None = None
+    problem = Problem(ErrorType.INTERNAL, "")
     for _ in range(MOST_RESTARTS):
         current: int | None = None
         try:

@@ -105,5 +105,7 @@ def frames(
 def jpeg_of(rgb: bytes | bytearray | memoryview, width_px: int, height_px: int) -> bytes:
     """JPEG of [H, W, 3] RGB rows."""
     buffer = io.BytesIO()
-    Image.frombuffer("RGB", (width_px, height_px), rgb, "raw", "RGB", 0, 1).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    Image.frombuffer("RGB", (width_px, height_px), bytes(rgb), "raw", "RGB", 0, 1).save(
+        buffer, "JPEG", quality=JPEG_QUALITY
+    )
     return buffer.getvalue()

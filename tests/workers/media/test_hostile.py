@@ -15,6 +15,7 @@ from omni_jobs.job import Medium
 from tests.workers.media.tiny import Writer, plain_pictures
 from workers.media import audio, document, image, probe, video
 from workers.media.document import PageFailure
+from workers.media.inside import containers
 from workers.media.sandbox import Limits
 
 MANIFEST = Path(__file__).parents[4] / "shared/media/MANIFEST.json"
@@ -153,6 +154,20 @@ def test_a_list_of_other_files_reads_none_of_them(text: str, name: str, tmp_path
             video.scan(source, LIMITS)
     assert caught.value.type in ("unreadable", "unsupported")
     assert hits == []
+
+
+def test_the_lists_of_formats_alone_refuse_a_playlist(tmp_path: Path) -> None:
+    """In this process, which may open files: the child's closed door is the second line, not the only one."""
+    canary = tmp_path / "canary.ts"
+    writer = Writer(canary, "mpegts")
+    writer.video(writer.add_video("mpeg2video", fps=25), plain_pictures(10))
+    writer.close()
+    hls = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\ncanary.ts\n#EXT-X-ENDLIST\n"
+    for name, text in (("list.m3u8", hls), ("list.mp4", "ffconcat version 1.0\nfile canary.ts\n")):
+        path = tmp_path / name
+        path.write_text(text)
+        with path.open("rb") as source, pytest.raises(SourceError):
+            containers.opened(source)
 
 
 def listen(server: socket.socket) -> list[object]:

@@ -46,6 +46,11 @@ def test_a_flash_is_no_cut() -> None:
         assert found([*still(5, 20), *bright, *still(5, 20)]) == [], length
 
 
+def test_a_flash_that_dies_away_is_no_cut() -> None:
+    dying = [scene(5) * (1 - share) + 255 * share for share in (1, 0.66, 0.33)]
+    assert found([*still(5, 20), *dying, *still(5, 20)]) == []
+
+
 def test_a_dissolve_is_no_cut() -> None:
     mixed = [scene(6) * (1 - share) + scene(7) * share for share in np.linspace(0, 1, 25)]
     assert found([*still(6, 20), *mixed, *still(7, 20)]) == []

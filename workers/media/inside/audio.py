@@ -191,7 +191,7 @@ class Track:
 
     def _keep(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
-            samples = frame.to_ndarray().reshape(-1)
+            samples = frame.to_ndarray().reshape(-1).astype(np.int16, copy=False)
             self._ready.append(samples)
             self._ready_samples += len(samples)
 

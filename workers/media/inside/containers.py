@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import av
 import av.audio.codeccontext
 import av.container
+import av.error
 import av.packet
 import av.sidedata.sidedata
 import av.stream

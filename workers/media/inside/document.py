@@ -34,7 +34,8 @@ def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
     pymupdf.TOOLS.mupdf_display_errors(False)
     pymupdf.TOOLS.mupdf_display_warnings(False)
     document = _opened(source, params["password"])
-    tags = {tag: document.metadata[tag] for tag in TAGS if (document.metadata or {}).get(tag)}
+    metadata = document.metadata or {}
+    tags = {tag: metadata[tag] for tag in TAGS if metadata.get(tag)}
     yield Message("open", {"pages": document.page_count, "metadata": tags})
     if params.get("facts"):
         return
@@ -217,7 +218,7 @@ def _covered(boxes: list[pymupdf.Rect], page: pymupdf.Rect) -> float:
 def _rulings(page: pymupdf.Page) -> list[list[float]]:
     """Level and upright lines and edges of boxes, as shown."""
     found: list[list[float]] = []
-    for drawing in page.get_cdrawings():
+    for drawing in page.get_cdrawings() or ():
         for item in drawing.get("items", ()):
             for line in _lines(item):
                 box = line * page.rotation_matrix

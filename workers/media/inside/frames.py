@@ -87,8 +87,8 @@ def _groups(packets: containers.Packets, clock: Clock) -> Iterator[tuple[list[An
         if not packet.size:
             continue
         if group and (packet.is_keyframe or len(group) >= LONGEST_GROUP):
-            known = packet.is_keyframe and group[0].is_keyframe and packet.pts is not None
-            yield group, clock.source_time_s(packet.pts) if known else None
+            known = packet.is_keyframe and group[0].is_keyframe
+            yield group, clock.source_time_s(packet.pts) if known and packet.pts is not None else None
             group = []
         group.append(packet)
     if group:
