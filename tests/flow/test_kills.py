@@ -68,3 +68,12 @@ def test_a_killed_worker_costs_one_attempt_and_no_answer(
     results = stack.sql("select count(*) as n from omni.results where job_id = %s", job["id"])
     assert results == [{"n": 1}]
     eventually(lambda: stack.sql("select 1 from omni.workers where pool = %s and state = 'running'", pool), 30)
+
+
+def test_workers_answer_remote_control(stack: Running) -> None:
+    from omni_jobs.broker import make_app
+
+    app = make_app(stack.stack.settings)
+    answered = {name.split("-")[0] for reply in app.control.ping(timeout=3) for name in reply}
+    app.close()
+    assert answered == {"cpu", "gpu", "io"}

@@ -1,0 +1,134 @@
+"""Preparation on a real database and a folder as object store: what becomes of a source before anything is asked."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from omni_jobs.blobs import open_blobs
+from omni_jobs.errors import SourceError
+from omni_jobs.job import Pool
+from omni_jobs.options import Options
+from omni_jobs.settings import Settings
+from omni_jobs.store import jobs, sources, units, workers
+from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store.units import Claimed
+from workers import prepare
+from workers.backends.backend import Identity
+from workers.context import CancelledUnit, Context, NotNow, Parts
+
+pytestmark = pytest.mark.servers
+
+
+def tone(path: Path, seconds: float = 2.0, rate: int = 16000) -> Path:
+    """A WAV of a sine."""
+    samples = (8000 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)).astype(np.int16)
+    with av.open(str(path), "w", format="wav") as container:
+        stream = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.rate = rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def parts(db: Engine, tmp_path: Path) -> Parts:
+    (tmp_path / "scratch").mkdir()
+    settings = Settings(
+        blob_url=f"file://{tmp_path}/blobs", file_roots=(tmp_path / "shelf",), min_free_bytes=0, home=tmp_path / "home"
+    )
+    (tmp_path / "shelf").mkdir()
+    return Parts(settings, db, open_blobs(settings), tmp_path / "scratch", Identity("test", {}, "digest"))
+
+
+@pytest.fixture
+def submit(db: Engine) -> Iterator[Callable[..., Claimed]]:
+    worker = workers.register(db, pool="cpu", host="h", pid=1, pid_started=1, version="t", backend=None)
+
+    def make(path: Path, uri: str = "", **options: Any) -> Claimed:
+        source = NewSource(uri or path.as_uri(), path.name)
+        jobs.insert(db, NewJob("acme", (source,), Options(**options).model_dump(mode="json")))
+        (unit,) = units.claim(db, worker, Pool.CPU, 1)
+        return unit
+
+    yield make
+
+
+def test_sound_becomes_spans_that_lie_in_the_store(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    unit = submit(tone(tmp_path / "shelf" / "a.wav"))
+    assert prepare.run(unit, Context(parts)) == {Pool.GPU}
+    (span,) = [one for one in units.answers(parts.db, unit.job_id, 1) if one["kind"] == "span"]
+    assert span["input"]["end_s"] == pytest.approx(2.0, abs=0.01)
+    assert len(parts.blobs.get(span["input"]["blob"])) == pytest.approx(64044, abs=200)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_what_is_overwritten_later_is_answered_as_it_was(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    path = tone(tmp_path / "shelf" / "a.wav")
+    before = path.read_bytes()
+    unit = submit(path)
+    prepare.run(unit, Context(parts))
+    path.write_bytes(b"something else")
+    (source,) = sources.of_job(parts.db, unit.job_id)
+    assert parts.blobs.get(source["snapshot"]) == before
+
+
+@pytest.mark.parametrize(
+    ("uri", "type"),
+    [("file:///etc/hostname", "unsupported"), ("file:///nowhere/x.wav", "unreadable"), ("ftp://x/y", "unsupported")],
+)
+def test_a_place_that_is_not_allowed_ends_the_job_with_a_reason(
+    parts: Parts, submit: Any, tmp_path: Path, uri: str, type: str
+) -> None:
+    unit = submit(tmp_path / "x.wav", uri=uri)
+    prepare.run(unit, Context(parts))
+    job = jobs.get(parts.db, "acme", unit.job_id)
+    assert (job["state"], job["error"]["type"]) == ("failed", type)
+
+
+def test_a_link_out_of_the_allowed_folder_is_not_followed(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    (tmp_path / "secret.wav").write_bytes(tone(tmp_path / "shelf" / "a.wav").read_bytes())
+    (tmp_path / "shelf" / "link.wav").symlink_to(tmp_path / "secret.wav")
+    unit = submit(tmp_path / "shelf" / "link.wav")
+    prepare.run(unit, Context(parts))
+    assert jobs.get(parts.db, "acme", unit.job_id)["error"]["type"] == "unsupported"
+
+
+@pytest.mark.parametrize(("task", "type"), [("caption", "no_video"), ("document", "unsupported")])
+def test_a_task_that_the_medium_cannot_have_is_refused(
+    parts: Parts, submit: Any, tmp_path: Path, task: str, type: str
+) -> None:
+    unit = submit(tone(tmp_path / "shelf" / "a.wav"), tasks=[task])
+    prepare.run(unit, Context(parts))
+    assert jobs.get(parts.db, "acme", unit.job_id)["error"]["type"] == type
+
+
+def test_without_room_on_the_disk_it_waits_and_says_so(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    full = replace(parts, settings=parts.settings.model_copy(update={"min_free_bytes": 2**62}))
+    unit = submit(tone(tmp_path / "shelf" / "a.wav"))
+    with pytest.raises(NotNow, match="waiting for free disk"):
+        prepare.run(unit, Context(full))
+    assert prepare.run(unit, Context(parts)) == {Pool.GPU}
+
+
+def test_a_cancelled_preparation_stops(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    unit = submit(tone(tmp_path / "shelf" / "a.wav"))
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(CancelledUnit):
+        prepare.run(unit, Context(parts, cancelled))
+
+
+def test_other_bytes_than_were_put_are_not_answered(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    unit = submit(tone(tmp_path / "shelf" / "a.wav"))
+    parts.blobs.put("acme/k", b"RIFF....")
+    sources.keep_snapshot(parts.db, unit.source_id or "", key="acme/k", sha256="0" * 64, size_bytes=8)
+    with pytest.raises(SourceError, match="other bytes than were put"):
+        prepare.run(unit, Context(parts))
