@@ -1,6 +1,6 @@
 """SeaweedFS: one process with master, volume server, filer and S3 gateway, locked down.
 
-Its gRPC ports take anyone on this machine (packages.md 5): the embedded store is for machines with trusted local users.
+Its gRPC ports take anyone on this machine: the embedded store is for machines with trusted local users.
 """
 
 import json

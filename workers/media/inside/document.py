@@ -11,6 +11,7 @@ import numpy as np
 import pymupdf
 
 from omni_jobs.errors import ErrorType, SourceError
+from workers.media.inside.contents import unpacks_beyond
 from workers.media.layers import PageFacts, is_odd, needs_image
 from workers.media.page_ranges import pages_within
 from workers.media.wire import Message
@@ -18,6 +19,7 @@ from workers.media.wire import Message
 MOST_PIXELS = 50_000_000
 MOST_IMAGE_PIXELS = 600_000_000  # a scan of A0 at 600 dpi
 MOST_SIDE_PX = 65_000  # of a JPEG
+MOST_CONTENTS_BYTES = 128 << 20
 LEAST_DPI = 20.0
 MOST_PATHS = 5_000
 MOST_RULINGS = 2_000
@@ -99,6 +101,9 @@ def _read(page: pymupdf.Page, number: int, dpi: float, render_all: bool) -> Mess
     rect = page.rect
     if not (0 < rect.width < math.inf and 0 < rect.height < math.inf):
         raise SourceError(ErrorType.UNREADABLE, f"page {number} has no area")
+    if unpacks_beyond(page.parent, page, MOST_CONTENTS_BYTES):
+        size = f"{MOST_CONTENTS_BYTES >> 20} MiB of drawing instructions"
+        raise SourceError(ErrorType.TOO_LARGE, f"expected at most {size}, page {number} unpacks to more")
     begun_s = time.process_time()
     words, facts = _words(page)
     head = {
