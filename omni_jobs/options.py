@@ -18,15 +18,17 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: tuple[Task, ...] = Field((), description="What to do; empty: what the bytes call for (`auto`).")
-    language: str = Field("", pattern=r"^([a-z]{2,3})?$", description=LANGUAGES)
-    word_times: bool = Field(True, description="Start and end of every word by forced alignment.")
-    start_s: float = Field(0.0, ge=0, description="Leave out what lies before this second.")
-    end_s: float | None = Field(None, gt=0, description="Leave out what lies after this second.")
-    pages: str = Field("", description="Pages of a document, as `1-3,7`; empty: all.")
-    frames_per_s: float = Field(1.0, gt=0, le=5, description="Frames looked at per second of video.")
-    dpi: int = Field(150, ge=72, le=300, description="Resolution at which pages are read.")
-    summary: bool = Field(True, description="An extractive summary: sentences out of the source, with their places.")
+    tasks: tuple[Task, ...] = Field(default=(), description="What to do; empty: what the bytes call for (`auto`).")
+    language: str = Field(default="", pattern=r"^([a-z]{2,3})?$", description=LANGUAGES)
+    word_times: bool = Field(default=True, description="Start and end of every word by forced alignment.")
+    start_s: float = Field(default=0.0, ge=0, description="Leave out what lies before this second.")
+    end_s: float | None = Field(default=None, gt=0, description="Leave out what lies after this second.")
+    pages: str = Field(default="", description="Pages of a document, as `1-3,7`; empty: all.")
+    frames_per_s: float = Field(default=1.0, gt=0, le=5, description="Frames looked at per second of video.")
+    dpi: int = Field(default=150, ge=72, le=300, description="Resolution at which pages are read.")
+    summary: bool = Field(
+        default=True, description="An extractive summary: sentences out of the source, with their places."
+    )
 
     @field_validator("pages")
     @classmethod

@@ -28,8 +28,8 @@ class SpokenSegment(Answer):
     start_s: float
     end_s: float
     text: str
-    confidence: float | None = Field(None, description="0..1: exp of the mean log-probability of its tokens")
-    no_speech: float | None = Field(None, description="0..1: the model's own guess that nobody speaks")
+    confidence: float | None = Field(default=None, description="0..1: exp of the mean log-probability of its tokens")
+    no_speech: float | None = Field(default=None, description="0..1: the model's own guess that nobody speaks")
     words: list[SpokenWord] = []
 
 
@@ -45,7 +45,7 @@ class WordsAnswer(Answer):
 
     method: str = Field(description="`alignment`, or `whisper` with `reason` where the aligner does not cover it")
     reason: str = ""
-    confidence: float | None = Field(None, description="median over the words")
+    confidence: float | None = Field(default=None, description="median over the words")
     segments: list[list[SpokenWord]] = []
 
 
@@ -75,7 +75,7 @@ class PageBlock(Answer):
     kind: Literal["title", "heading", "text", "list", "table", "caption", "header", "footer", "figure", "code"] = "text"
     box: Box
     text: str
-    rows: list[list[str]] | None = Field(None, description="cells of a table, row by row")
+    rows: list[list[str]] | None = Field(default=None, description="cells of a table, row by row")
     confidence: float | None = None
 
 
@@ -83,7 +83,7 @@ class PageAnswer(Answer):
     """The blocks of a page in reading order."""
 
     source: Literal["text_layer", "ocr", "none"]
-    reason: str = Field("", description="why the text layer was not used, where there was one")
+    reason: str = Field(default="", description="why the text layer was not used, where there was one")
     rotation: int = 0
     language: str = ""
     blocks: list[PageBlock] = []

@@ -77,7 +77,7 @@ def _opened(source: BinaryIO, password: str) -> pymupdf.Document:
 
 def _page(document: pymupdf.Document, number: int, dpi: float, render_all: bool) -> Message:
     try:
-        return _read(document[number - 1], number, dpi, render_all)
+        return _read(document, number, dpi, render_all)
     except SourceError as error:
         return _failure(number, error.type, str(error))
     except MemoryError:
@@ -97,11 +97,12 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "malloc" in words or "FzErrorLimit" in words or "FzErrorSystem" in words
 
 
-def _read(page: pymupdf.Page, number: int, dpi: float, render_all: bool) -> Message:
+def _read(document: pymupdf.Document, number: int, dpi: float, render_all: bool) -> Message:
+    page = document[number - 1]
     rect = page.rect
     if not (0 < rect.width < math.inf and 0 < rect.height < math.inf):
         raise SourceError(ErrorType.UNREADABLE, f"page {number} has no area")
-    if unpacks_beyond(page.parent, page, MOST_CONTENTS_BYTES):
+    if unpacks_beyond(document, page, MOST_CONTENTS_BYTES):
         size = f"{MOST_CONTENTS_BYTES >> 20} MiB of drawing instructions"
         raise SourceError(ErrorType.TOO_LARGE, f"expected at most {size}, page {number} unpacks to more")
     begun_s = time.process_time()
