@@ -11,11 +11,11 @@ from workers.backends.backend import Cancelled
 from workers.backends.embedded.outline import MOST, Outline, how_many, split, spoken
 
 DAMS = [
+    "My aunt has a striped cat that sleeps on the piano.",
     "The dam holds back the water of the river for the whole valley.",
     "Engineers built the dam from concrete over a period of five years.",
     "The water of the river turns the turbines of the dam day and night.",
     "The power from the turbines of the dam lights the cities of the valley.",
-    "My aunt has a striped cat that sleeps on the piano.",
     "Without the dam the river would flood the cities of the valley in spring.",
 ]
 
@@ -41,7 +41,8 @@ def test_a_summary_holds_sentences_of_the_source_with_their_times(outline: Outli
 
 
 def test_what_stands_apart_from_the_rest_is_left_out(outline: Outline) -> None:
-    assert not any("cat" in s.text for s in outline.summarise({"segments": segments(DAMS)}).sentences)
+    chosen = outline.summarise({"segments": segments(DAMS)}).sentences
+    assert chosen and DAMS[0] not in [sentence.text for sentence in chosen]
 
 
 def test_pages_give_their_numbers_and_no_headings(outline: Outline) -> None:

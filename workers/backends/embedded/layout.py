@@ -29,6 +29,7 @@ ROW_OVERLAP = 0.5
 THIN, SHORTEST_RULE = 2.5, 8.0  # points: a drawn line is no wider, and no shorter
 HEAD_ROWS = 4  # of a table: no head is higher
 HEAD_GAP = 0.8  # in font sizes: least white between a running head and the body
+NEAR = 6.0  # points: shaded rows stop between columns by less than this
 MARGIN = 0.085  # of the page's height: where running heads and page numbers stand
 BULLET = re.compile(r"^(?:[•‣▪●○◦■□–—*·▶►\-\uf0b7]|\(?(?:\d{1,2}|[a-zA-Z]|[ivx]{1,4})[.)])\s+\S")
 CAPTION = re.compile(r"^(?:fig(?:ure|\.)|tab(?:le|\.)|abb(?:ildung|\.)|tabelle|chart|graph)\s*[\dIVX]", re.IGNORECASE)
@@ -182,10 +183,11 @@ def _before_gap(upright: Sequence[Piece], zone: float, size: float) -> list[Piec
 
 
 def _after_gap(upright: Sequence[Piece], zone: float, size: float) -> list[Piece]:
-    """Pieces below the highest clear gap that ends inside the bottom margin."""
+    """Pieces below the highest clear gap that ends inside the bottom margin, or a page number under a short page."""
     bottom = upright[0].box[3]
     for k, piece in enumerate(upright):
-        if piece.box[1] >= zone and piece.box[1] - bottom > HEAD_GAP * size:
+        is_number = k == len(upright) - 1 and piece.text.isdecimal() and len(piece.text) <= 4
+        if (piece.box[1] >= zone or is_number) and piece.box[1] - bottom > HEAD_GAP * size:
             return list(upright[k:])
         bottom = max(bottom, piece.box[3])
     return []
@@ -278,7 +280,7 @@ def _grids(rulings: Sequence[Box]) -> list[tuple[list[float], list[float]]]:
 
 
 def _touch(a: Box, b: Box) -> bool:
-    return a[0] - 3 <= b[2] and b[0] - 3 <= a[2] and a[1] - 3 <= b[3] and b[1] - 3 <= a[3]
+    return a[0] - NEAR <= b[2] and b[0] - NEAR <= a[2] and a[1] - 3 <= b[3] and b[1] - 3 <= a[3]
 
 
 def _distinct(values: Iterable[float]) -> list[float]:
