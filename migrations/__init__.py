@@ -8,4 +8,6 @@ def execute_file(name: str) -> None:
     from alembic import op
 
     # exec_driver_sql: the text goes to the server as it is, colons and percent signs included.
-    op.get_bind().connection.driver_connection.execute((Path(__file__).parent / name).read_bytes())
+    driver = op.get_bind().connection.driver_connection
+    assert driver is not None
+    driver.execute((Path(__file__).parent / name).read_bytes())

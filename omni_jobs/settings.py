@@ -25,54 +25,67 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OMNI_", frozen=True, extra="ignore")
 
     home: Path = Field(default_factory=default_home, description="State folder of the embedded servers.")
-    tenant: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Tenant of this process.")
+    tenant: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Tenant of this process.")
 
     # The parts; a URL replaces the embedded one.
-    database_url: str = Field("", description="postgresql://... of an existing server; empty: embedded.")
-    broker_url: str = Field("", description="redis://... of an existing server; empty: embedded.")
-    blob_url: str = Field("", description="s3://bucket[/prefix] or file:///folder for our objects; empty: embedded.")
-    s3_endpoint: str = Field("", description="Endpoint of an S3 server that is not AWS, such as http://host:8333.")
-    s3_access_key: str = Field("", description="Access key of the object store; empty: boto3's own search.")
-    s3_secret_key: str = Field("", description="Secret key of the object store.", repr=False)
-    s3_region: str = Field("us-east-1", description="Region of the object store.")
+    database_url: str = Field(default="", description="postgresql://... of an existing server; empty: embedded.")
+    broker_url: str = Field(default="", description="redis://... of an existing server; empty: embedded.")
+    blob_url: str = Field(
+        default="", description="s3://bucket[/prefix] or file:///folder for our objects; empty: embedded."
+    )
+    s3_endpoint: str = Field(
+        default="", description="Endpoint of an S3 server that is not AWS, such as http://host:8333."
+    )
+    s3_access_key: str = Field(default="", description="Access key of the object store; empty: boto3's own search.")
+    s3_secret_key: str = Field(default="", description="Secret key of the object store.", repr=False)
+    s3_region: str = Field(default="us-east-1", description="Region of the object store.")
     s3_sources: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Buckets, comma-separated, that `s3://` sources may name besides our own."
+        default=(), description="Buckets, comma-separated, that `s3://` sources may name besides our own."
     )
     file_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="Folders, colon-separated, below which `file:` sources may lie. Empty: none."
+        default=(), description="Folders, colon-separated, below which `file:` sources may lie. Empty: none."
     )
 
     # The API.
-    api_host: str = Field("127.0.0.1", description="Address the API binds.")
-    api_port: int = Field(0, ge=0, le=65535, description="Port of the API; 0: a free one.")
-    api_url: str = Field("", description="Where clients find the API; empty: the running stack under `home`.")
-    api_key: str = Field("", description="Key that clients present; empty: read from `home`/key.", repr=False)
+    api_host: str = Field(default="127.0.0.1", description="Address the API binds.")
+    api_port: int = Field(default=0, ge=0, le=65535, description="Port of the API; 0: a free one.")
+    api_url: str = Field(default="", description="Where clients find the API; empty: the running stack under `home`.")
+    api_key: str = Field(default="", description="Key that clients present; empty: read from `home`/key.", repr=False)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("127.0.0.1", "localhost", "[::1]"), description="Host headers the API answers, comma-separated."
+        default=("127.0.0.1", "localhost", "[::1]"), description="Host headers the API answers, comma-separated."
     )
-    max_upload_bytes: int = Field(50 * 2**30, ge=1, description="Largest source taken in.")
+    max_upload_bytes: int = Field(default=50 * 2**30, ge=1, description="Largest source taken in.")
 
     # Work.
-    backend: Literal["embedded"] = Field("embedded", description="Who answers units: `embedded`.")
-    whisper: str = Field("base", description="`base`, `fast` (tiny.en), or a folder with a CTranslate2 Whisper model.")
-    threads: int = Field(2, ge=1, description="CPU threads one model call may use.")
-    keep_sources: Literal["copy", "reference"] = Field(
-        "copy", description="`copy`: the snapshot stays in the object store; `reference`: it goes when the job ends."
+    backend: Literal["embedded"] = Field(default="embedded", description="Who answers units: `embedded`.")
+    whisper: str = Field(
+        default="base", description="`base`, `fast` (tiny.en), or a folder with a CTranslate2 Whisper model."
     )
-    lease_s: float = Field(30.0, gt=0, description="A worker that is silent for so long loses its units.")
-    stall_s: float = Field(180.0, gt=0, description="A worker whose units do not progress for so long stops beating.")
-    drain_s: float = Field(5.0, ge=0, description="On SIGTERM running units get so long before they are handed back.")
-    poll_s: float = Field(1.0, gt=0, description="How often watchers and `maintain` look.")
-    settle_s: float = Field(2.0, ge=0, description="A watched file must not change for so long before it is taken.")
-    child_memory_bytes: int = Field(2 * 2**30, description="Address space of a decode child.")
-    child_timeout_s: float = Field(3600.0, description="Longest run of a decode child.")
-    min_free_bytes: int = Field(2 * 2**30, description="With less free disk, prepare waits and says so.")
-    work_dir: Path | None = Field(None, description="Scratch folder for decoding; default: the system's.")
+    threads: int = Field(default=2, ge=1, description="CPU threads one model call may use.")
+    keep_sources: Literal["copy", "reference"] = Field(
+        default="copy",
+        description="`copy`: the snapshot stays in the object store; `reference`: it goes when the job ends.",
+    )
+    lease_s: float = Field(default=30.0, gt=0, description="A worker that is silent for so long loses its units.")
+    stall_s: float = Field(
+        default=180.0, gt=0, description="A worker whose units do not progress for so long stops beating."
+    )
+    drain_s: float = Field(
+        default=5.0, ge=0, description="On SIGTERM running units get so long before they are handed back."
+    )
+    poll_s: float = Field(default=1.0, gt=0, description="How often watchers and `maintain` look.")
+    settle_s: float = Field(
+        default=2.0, ge=0, description="A watched file must not change for so long before it is taken."
+    )
+    child_memory_bytes: int = Field(default=2 * 2**30, description="Address space of a decode child.")
+    child_timeout_s: float = Field(default=3600.0, description="Longest run of a decode child.")
+    min_free_bytes: int = Field(default=2 * 2**30, description="With less free disk, prepare waits and says so.")
+    work_dir: Path | None = Field(default=None, description="Scratch folder for decoding; default: the system's.")
 
     # What we say about ourselves.
-    log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for collectors.")
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Port of a worker's /metrics; 0: none.")
+    log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="Port of a worker's /metrics; 0: none.")
 
     @field_validator("s3_sources", "allowed_hosts", mode="before")
     @classmethod
