@@ -134,7 +134,7 @@ class Frames:
 def _look(frame: Frame) -> Look:
     image = Image.open(io.BytesIO(frame.jpeg)).convert("RGB").resize(THUMB_PX, Image.Resampling.BOX)
     rgb = np.asarray(image, dtype=np.float32) / 255
-    grey = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    grey = (rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)).astype(np.float32)
     chroma = np.abs(rgb - grey[:, :, None]).mean(axis=2)
     return Look(frame.time_s, grey, float(np.percentile(grey, 99)), float(np.percentile(chroma, 98)))
 
