@@ -1,4 +1,7 @@
-"""One whole stack for the tests of this folder: the servers, the API, every worker, a watched folder and bucket."""
+"""One whole stack for the tests of this folder: the servers, the API, every worker, a watched folder and bucket.
+
+Each module here carries the mark `xdist_group("stack")`, so that one process runs them all on one stack.
+"""
 
 import os
 import shutil
@@ -21,15 +24,6 @@ from omni_jobs.settings import Settings
 from workers import samples
 
 START_TIMEOUT_S = 120.0
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder use one stack, so one process runs them."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("stack"))
-            item.add_marker(pytest.mark.servers)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.flow.conftest import Running, eventually
 from tests.flow.test_kills import longer
+
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
 
 
 def test_a_cancelled_job_stops_within_seconds_and_leaves_no_result(

@@ -10,6 +10,8 @@ import pytest
 from omni_jobs.errors import ErrorType
 from tests.flow.conftest import Running
 
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+
 # 5,000 pages: minutes; `tests/workers/media` reads them all.
 SLOW = {"hostile/pdf/many_pages.pdf"}
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.flow.conftest import Running, eventually
 
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+
 
 def longer(source: Path, target: Path, times: int) -> Path:
     """A recording of `times` the length, so that there is time to kill."""

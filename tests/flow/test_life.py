@@ -9,6 +9,8 @@ import pytest
 
 from tests.flow.conftest import Running, eventually
 
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+
 SPOKEN = "it was the best of times it was the worst of times"
 FILES = ("two_cities.wav", "bigbuckbunny.mp4", "report.pdf")
 

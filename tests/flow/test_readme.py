@@ -7,6 +7,8 @@ import pytest
 
 from tests.flow.conftest import Running
 
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+
 README = Path(__file__).parents[2] / "README.md"
 QUERIES = [
     query.strip()
