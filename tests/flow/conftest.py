@@ -1,7 +1,4 @@
-"""One whole stack for the tests of this folder: the servers, the API, every worker, a watched folder and bucket.
-
-Each module here carries the mark `xdist_group("stack")`, so that one process runs them all on one stack.
-"""
+"""One whole stack for the tests of this folder: the servers, the API, every worker, a watched folder and bucket."""
 
 import os
 import shutil

@@ -12,7 +12,7 @@ import pytest
 from tests.flow.conftest import Running, eventually
 from tests.flow.test_kills import longer
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.servers
 
 
 def test_a_cancelled_job_stops_within_seconds_and_leaves_no_result(

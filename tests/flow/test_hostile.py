@@ -10,7 +10,7 @@ import pytest
 from omni_jobs.errors import ErrorType
 from tests.flow.conftest import Running
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.servers
 
 # 5,000 pages: minutes; `tests/workers/media` reads them all.
 SLOW = {"hostile/pdf/many_pages.pdf"}

@@ -11,7 +11,7 @@ import pytest
 
 from tests.flow.conftest import Running, eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.servers
 
 
 def longer(source: Path, target: Path, times: int) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.flow.conftest import Running, eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.servers
 
 SPOKEN = "it was the best of times it was the worst of times"
 FILES = ("two_cities.wav", "bigbuckbunny.mp4", "report.pdf")

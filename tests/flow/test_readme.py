@@ -7,7 +7,7 @@ import pytest
 
 from tests.flow.conftest import Running
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.servers
 
 README = Path(__file__).parents[2] / "README.md"
 QUERIES = [
