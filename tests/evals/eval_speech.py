@@ -205,16 +205,19 @@ def eval_words(media: Path, way: Way) -> dict[str, Any]:
         at_s += len(pieces[-1]) / RATE_HZ + int(GAP_S * RATE_HZ) / RATE_HZ
     out = {"lj_words": word_errors("lj_words", way.hear(joined_with_gaps(pieces), "en"), truth)}
     records = json.loads((media / "MANIFEST.json").read_text())["files"]
-    for name in ("acoustic_corpus", "digits_dev"):
-        record = next(r for r in records if r["file"] == f"speech/words/{name}.wav")
-        given = [(w["word"], w["start"], w["end"]) for w in record["words"]]
-        out[name] = word_errors(name, way.hear(samples_of(media / record["file"]), "en"), given)
+    # Not digits_dev.wav: Whisper writes its digits as numbers, so no word of the reference can match.
+    record = next(r for r in records if r["file"] == "speech/words/acoustic_corpus.wav")
+    given = [(w["word"], w["start"], w["end"]) for w in record["words"]]
+    out["spontaneous"] = word_errors("spontaneous", way.hear(samples_of(media / record["file"]), "en"), given)
     return out
 
 
 def word_errors(name: str, heard: Heard, truth: list[tuple[str, float, float]]) -> dict[str, Any]:
     reference, found = [(p, a, b) for word, a, b in truth for p in plain(word)], timed(heard.words)
     pairs = list(matches([w for w, _, _ in reference], [w for w, _, _ in found]))
+    if not pairs:
+        print(f"words {name}: none of {len(reference)} matched")
+        return {"words": len(reference), "matched": 0.0}
     starts = np.array([found[j][1] - reference[i][1] for i, j in pairs]) * 1000
     ends = np.array([found[j][2] - reference[i][2] for i, j in pairs]) * 1000
     out: dict[str, Any] = {"words": len(reference), "matched": round(len(pairs) / len(reference), 4)}
