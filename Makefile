@@ -37,7 +37,8 @@ demo: $(VENV)/.samples  ## three kinds of real input, from file to a row in SQL
 	@$(BIN)/omni-jobs demo
 
 test: $(VENV)/.dev $(VENV)/.samples check  ## everything CI runs
-	@$(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest tests/flow -m 'not slow and not gpu'
+	$(BIN)/python -m pytest --ignore tests/flow -m 'not slow and not gpu' -n 2 --dist loadfile
 
 test-full: $(VENV)/.dev $(VENV)/.samples check  ## also what takes minutes
 	@$(BIN)/python -m pytest -m 'not gpu'

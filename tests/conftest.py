@@ -15,16 +15,7 @@ from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.store import open_database, schema
 from omni_jobs.store.database import new_id
 
-FLOW = Path(__file__).parent / "flow"
 MEDIA = Path(os.environ.get("OMNI_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run in two processes, each module stays in one, and so do all that use the whole stack: servers start once."""
-    for item in items:
-        group = "flow" if FLOW in item.path.parents else item.path.relative_to(FLOW.parent).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
