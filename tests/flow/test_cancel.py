@@ -18,7 +18,7 @@ pytestmark = pytest.mark.servers
 def test_a_cancelled_job_stops_within_seconds_and_leaves_no_result(
     stack: Running, inputs: Path, tmp_path: Path
 ) -> None:
-    job = stack.submit(longer(inputs / "two_cities.wav", tmp_path / "long.wav", 12), reuse=False)
+    job = stack.submit(longer(inputs / "two_cities.wav", tmp_path / "long.wav", 8), reuse=False)
     running = "select 1 from omni.units where job_id = %s and state = 'running' and kind = 'span'"
     eventually(lambda: stack.sql(running, job["id"]), 60)
     stack.client.cancel(job["id"])
@@ -32,7 +32,7 @@ def test_a_cancelled_job_stops_within_seconds_and_leaves_no_result(
 def test_ctrl_c_leaves_the_job_running_and_the_same_command_goes_on_with_it(
     stack: Running, inputs: Path, tmp_path: Path
 ) -> None:
-    path = longer(inputs / "two_cities.wav", tmp_path / "interrupted.wav", 6)
+    path = longer(inputs / "two_cities.wav", tmp_path / "interrupted.wav", 3)
     command = [sys.executable, "-m", "omni_jobs.cli", "run", str(path), "--out", str(tmp_path / "out")]
     environment = {**os.environ, "OMNI_HOME": str(stack.folder / "home")}
     watching = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -46,7 +46,7 @@ def kill_holder(stack: Running, job: str, pool: str, timeout_s: float = 60.0) ->
 def test_a_killed_worker_costs_one_attempt_and_no_answer(
     stack: Running, inputs: Path, tmp_path: Path, pool: str
 ) -> None:
-    path = longer(inputs / "two_cities.wav", tmp_path / f"{pool}.wav", 2 if pool == "io" else 4)
+    path = longer(inputs / "two_cities.wav", tmp_path / f"{pool}.wav", 1 if pool == "io" else 2)
     for _ in range(5):
         job = stack.submit(path, reuse=False)
         killed = kill_holder(stack, job["id"], pool)

@@ -36,7 +36,15 @@ def long_sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """Decoders only: this process may also run servers for other tests."""
+    return [child for child in psutil.Process().children() if decodes(child)]
+
+
+def decodes(process: psutil.Process) -> bool:
+    try:
+        return "workers.media.child" in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 def wait_for_child() -> psutil.Process:
