@@ -29,7 +29,7 @@ import json, sys
 from pathlib import Path
 from omni_jobs.settings import Settings
 from workers.backends import identity_of
-from workers.backends.embedded import weights
+from workers.backends.embedded import MISSING, weights
 
 settings = Settings()
 cache = settings.home / "cache" if settings.home.is_dir() else None
@@ -43,7 +43,7 @@ for part in weights.PINS:
         models.append({"name": part, "state": state, "message": str(error)})
 try:
     who = identity_of(settings)
-    backend = {"models": dict(who.models), "digest": who.digest}
+    backend = {"models": dict(who.models), "digest": who.digest, "missing": list(MISSING)}
 except Exception as error:
     backend = {"models": {}, "digest": "", "message": str(error)}
 json.dump({"models": models, "backend": backend}, sys.stdout)
@@ -126,6 +126,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         good = one["state"] == "verified" or not one["needed"]
         yield f"{mark(good)}  model {one['name']}: {one['message'] or one['state']}{note}"
     yield f"backend  {report['backend']['name']}: {', '.join(report['backend']['models'].values()) or 'no models'}"
+    for missing in report["backend"]["missing"]:
+        yield f"-        not done by it: {missing}"
     home, stack = report["home"], report["stack"]
     yield f"home     {home['path']}: {size(home['bytes'])} used, {size(home['free_bytes'])} free"
     yield (
@@ -222,7 +224,7 @@ def _server(settings: "Settings", name: str, setting: str, find: Callable[[], Pa
 
 def _models(settings: "Settings") -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Every model with its state, and who would answer."""
-    backend = {"name": settings.backend, "models": {}, "digest": "", "message": ""}
+    backend = {"name": settings.backend, "models": {}, "digest": "", "missing": [], "message": ""}
     words = [sys.executable, "-c", MODELS]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=MODELS_TIMEOUT_S, check=False)
