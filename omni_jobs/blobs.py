@@ -201,22 +201,27 @@ class FileStore:
             raise NotFound(f"no object {key}") from error
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        for path in sorted(self._root.rglob("*")):
+        # Below the last whole folder of the prefix, not below everything.
+        folder = self._root / prefix.rpartition("/")[0]
+        for path in sorted(folder.rglob("*")):
             key = path.relative_to(self._root).as_posix()
             if key.startswith(prefix) and path.is_file() and not path.name.startswith(".put-"):
                 stat = path.stat()
                 yield Listed(key, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}")
 
     def delete(self, prefix: str) -> int:
-        keys = [one.key for one in self.list(prefix)] if prefix.endswith("/") else [prefix]
-        for key in keys:
-            self._path(key).unlink(missing_ok=True)
-            for parent in self._path(key).parents:
-                if parent == self._root:
-                    break
-                with suppress(OSError):
-                    parent.rmdir()
-        return len(keys)
+        if prefix.endswith("/"):
+            count = sum(1 for _ in self.list(prefix))
+            shutil.rmtree(self._path(prefix), ignore_errors=True)
+        else:
+            count = int(self._path(prefix).exists())
+            self._path(prefix).unlink(missing_ok=True)
+        for parent in self._path(prefix.rstrip("/")).parents:
+            if parent == self._root:
+                break
+            with suppress(OSError):
+                parent.rmdir()
+        return count
 
 
 @contextmanager

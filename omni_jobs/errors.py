@@ -4,7 +4,8 @@
      ├── SourceError        the file itself: unreadable, empty, encrypted, ... (a closed list, `ErrorType`)
      ├── UsageError         what the caller asked for: a bad option, an unknown job, a URI we do not take
      │    ├── NotFound
-     │    └── Conflict
+     │    ├── Conflict
+     │    └── TooMany       more than may be open at once: later
      ├── Refused            not now, or not for you: no key, wrong host, server behind its schema
      └── Unavailable        a part we depend on does not answer (database, broker, store): try again
 
@@ -89,6 +90,10 @@ class NotFound(UsageError):
 
 class Conflict(UsageError):
     kind = "conflict"
+
+
+class TooMany(UsageError):
+    kind = "too_many"
 
 
 class Refused(OmniError):

@@ -119,6 +119,7 @@ JOB_MOVES: frozenset[tuple[JobState, JobState]] = frozenset(
 UNIT_MOVES: frozenset[tuple[UnitState, UnitState]] = frozenset(
     {
         (UnitState.READY, UnitState.RUNNING),
+        (UnitState.READY, UnitState.DONE),  # its holder was late, and nobody had replaced it
         (UnitState.READY, UnitState.DEAD),  # its job was cancelled or has failed
         (UnitState.RUNNING, UnitState.READY),
         (UnitState.RUNNING, UnitState.DONE),
@@ -142,6 +143,7 @@ class Tally:
     dead: Mapping[UnitKind, int]
     sources_failed: int = 0  # sources that prepare could not read: they have no map units
     sources: int = 1
+    gaps: int = 0  # entries of `coverage` that failed, known once delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,25 +154,25 @@ class Step:
     close: JobState | None = None
 
 
-def next_phase(phase: Phase, tally: Tally, gaps: int = 0) -> Step | None:
+def next_phase(phase: Phase, tally: Tally, *, strict: bool = False) -> Step | None:
     """Decide how a job moves on; None while units of its phase are open.
 
     Args:
         phase: the phase the job is in.
         tally: its units.
-        gaps: entries of `coverage` that failed, known once delivered.
+        strict: a gap fails the job (`on_gap: fail`), as soon as it is known.
     """
     if tally.open:
         return None
     match phase:
         case Phase.PREPARE:
-            if tally.sources_failed >= tally.sources:
+            if tally.sources_failed >= tally.sources or (strict and tally.sources_failed):
                 return Step(close=JobState.FAILED)
             return Step(phase=Phase.MAP)
         case Phase.MAP:
             answered = sum(tally.done.get(kind, 0) for kind in (UnitKind.SPAN, UnitKind.CLIP, UnitKind.PAGE))
             dead = sum(tally.dead.get(kind, 0) for kind in (UnitKind.SPAN, UnitKind.CLIP, UnitKind.PAGE))
-            if dead and not answered:
+            if dead and (strict or not answered):
                 return Step(close=JobState.FAILED)
             return Step(phase=Phase.REDUCE)
         case Phase.REDUCE:
@@ -178,8 +180,9 @@ def next_phase(phase: Phase, tally: Tally, gaps: int = 0) -> Step | None:
         case Phase.DELIVER:
             if tally.dead.get(UnitKind.DELIVER, 0):
                 return Step(close=JobState.FAILED)
-            whole = not gaps and not tally.sources_failed and not sum(tally.dead.values())
-            return Step(close=JobState.SUCCEEDED if whole else JobState.PARTIAL)
+            if not (tally.gaps or tally.sources_failed or sum(tally.dead.values())):
+                return Step(close=JobState.SUCCEEDED)
+            return Step(close=JobState.FAILED if strict else JobState.PARTIAL)
 
 
 def tasks_for(medium: Medium, wanted: Iterable[str], *, has_audio: bool, has_video: bool) -> tuple[Task, ...]:

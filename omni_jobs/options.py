@@ -30,6 +30,11 @@ class Options(BaseModel):
         default=True, description="An extractive summary: sentences out of the source, with their places."
     )
 
+    on_gap: Literal["partial", "fail"] = Field(
+        default="partial",
+        description="A part without an answer: the rest is delivered and the gap named, or the job fails.",
+    )
+
     @field_validator("pages")
     @classmethod
     def _pages(cls, value: str) -> str:

@@ -57,7 +57,11 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=50 * 2**30, ge=1, description="Largest source taken in.")
 
     # Work.
-    backend: Literal["embedded"] = Field(default="embedded", description="Who answers units: `embedded`.")
+    backend: str = Field(
+        default="embedded",
+        pattern=r"^(embedded|[\w.]+:\w+)$",
+        description="Who answers units: `embedded`, or `package.module:Class` of your own (called with these settings).",
+    )
     whisper: str = Field(
         default="base", description="`base`, `fast` (tiny.en), or a folder with a CTranslate2 Whisper model."
     )
@@ -65,6 +69,18 @@ class Settings(BaseSettings):
     keep_sources: Literal["copy", "reference"] = Field(
         default="copy",
         description="`copy`: the snapshot stays in the object store; `reference`: it goes when the job ends.",
+    )
+    keep_days: float = Field(
+        default=0.0, ge=0, description="Jobs, rows and objects are deleted so many days after the job ended; 0: never."
+    )
+    max_open_jobs: int = Field(
+        default=20_000, ge=1, description="A tenant with so many open jobs gets 429 (see `omni-jobs tenant set`)."
+    )
+    ready_s: float = Field(
+        default=1800.0, gt=0, description="With so many seconds of work ready for the gpu pool, prepare waits."
+    )
+    ready_bytes: int = Field(
+        default=20 * 2**30, ge=1, description="With so many bytes of canonical media ready, prepare waits."
     )
     lease_s: float = Field(default=30.0, gt=0, description="A worker that is silent for so long loses its units.")
     stall_s: float = Field(

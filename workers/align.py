@@ -7,13 +7,12 @@ from pathlib import Path
 from omni_jobs.errors import ErrorType, SourceError
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.store import units
-from omni_jobs.store.units import Claimed
+from omni_jobs.store.claims import Claimed
 from workers.answers import SpanAnswer
 from workers.backends.embedded import weights
 from workers.context import Context
 from workers.infer import media_of, redo
 from workers.inputs import CanonicalAudio
-from workers.pump import patient
 from workers.speech.words import Aligner
 
 
@@ -43,4 +42,4 @@ def words(unit: Claimed, context: Context) -> set[Pool]:
         aligned = _aligner(parts.settings.home / "cache").align(audio, answer.segments, answer.language)
     context.report(0.9)
     covered = [(word.start_s, word.end_s) for segment in aligned.segments for word in segment]
-    return patient(lambda: units.finish(parts.db, unit, aligned.model_dump(mode="json"), follow=redo(unit, covered)))
+    return context.finish(aligned.model_dump(mode="json"), follow=redo(unit, covered))

@@ -1,15 +1,23 @@
 """What a handler is given besides its unit: the parts it may use, its cancel flag, and where to report progress."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 
 from omni_jobs.blobs import BlobStore
+from omni_jobs.errors import Problem
+from omni_jobs.job import Outcome, Pool
 from omni_jobs.settings import Settings
+from omni_jobs.store.attempts import Ending, InTransaction
+from omni_jobs.store.claims import Claimed
+from omni_jobs.store.units import NewUnit
 from workers.backends.backend import Backend, Identity
+from workers.endings import Endings
+from workers.flight import Flight
 
 
 class CancelledUnit(Exception):
@@ -24,12 +32,22 @@ class NotNow(Exception):
         self.delay_s = delay_s
 
 
+class Rejected(Exception):
+    """A gate refused the answer; `last`: there is no other way of asking."""
+
+    def __init__(self, gate: str, answer: dict[str, Any], problem: Problem, *, last: bool) -> None:
+        super().__init__(problem.message)
+        self.gate, self.answer, self.problem, self.last = gate, answer, problem, last
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The parts of a worker process, shared by its units.
 
     Attributes:
         identity: who will answer the units of this installation; part of the key under which answers are reused.
+        endings: where attempts end.
+        flight: what this process works on, for whoever finds it dead.
         backend: the one that answers; only in the gpu pool.
     """
 
@@ -38,6 +56,8 @@ class Parts:
     blobs: BlobStore
     scratch: Path
     identity: Identity
+    endings: Endings
+    flight: Flight
     backend: Backend | None = None
 
 
@@ -46,6 +66,7 @@ class Context:
     """One unit at work. `progress` is read by the heartbeat: it must move while the unit is alive."""
 
     parts: Parts
+    unit: Claimed
     cancel: threading.Event = field(default_factory=threading.Event)
     progress: float = 0.0
     moves: int = 0
@@ -63,3 +84,13 @@ class Context:
     def check(self) -> None:
         if self.cancel.is_set():
             raise CancelledUnit
+
+    def finish(
+        self, answer: dict[str, Any] | None, *, follow: Sequence[NewUnit] = (), also: InTransaction | None = None
+    ) -> set[Pool]:
+        """Store the unit's answer with what follows from it; returns the pools that have got work.
+
+        Raises:
+            Fenced: the unit is no longer ours.
+        """
+        return self.parts.endings.end(Ending(self.unit, Outcome.SUCCEEDED, answer, tuple(follow), also))

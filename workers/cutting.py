@@ -14,7 +14,8 @@ from omni_jobs.errors import ErrorType, SourceError
 from omni_jobs.job import Medium, Task, UnitKind
 from omni_jobs.options import Options, page_ranges
 from omni_jobs.store.database import new_id
-from omni_jobs.store.units import Claimed, NewUnit
+from omni_jobs.store.claims import Claimed
+from omni_jobs.store.units import NewUnit
 from workers import keys
 from workers.context import Context
 from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage, Shot, Sound
@@ -181,16 +182,17 @@ class Cutting:
     def _put(self, kind: UnitKind, position: int, media: Canonical, where: dict[str, Any], amount: float) -> NewUnit:
         """Put a unit's canonical media where the backend finds it."""
         unit_id, data = new_id(), media.to_bytes()
-        key = keys.media_key(self._unit.tenant_id, self._unit.job_id, unit_id)
-        self._context.parts.blobs.put(key, data, media.media_type)
+        stored = self._context.parts.blobs.put(self._unit.prefix + unit_id, data, media.media_type)
         return NewUnit(
             kind,
             self._unit.source_id,
             position,
-            where | {"blob": key},
+            where | {"blob": stored.key, "sha256": stored.sha256},
             amount,
             keys.reuse_of_unit(kind.value, data, where, self._unit.options, self._identity),
             unit_id,
+            cost=amount * self._identity.cost_s.get(kind.value, 1.0),
+            bytes=len(data),
         )
 
 

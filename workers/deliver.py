@@ -8,10 +8,8 @@ from omni_jobs.errors import Unavailable
 from omni_jobs.job import JobState, Pool, UnitKind, UnitState
 from omni_jobs.result import Answerer, JobPart, Result, SourceResult
 from omni_jobs.store import jobs, results, sources, units
-from omni_jobs.store.units import Claimed
+from omni_jobs.store.claims import Claimed
 from workers.context import Context
-from workers.keys import result_prefix
-from workers.pump import patient
 from workers.results.artifacts import Rendered, render
 from workers.results.assemble import assemble
 from workers.results.coverage import gaps_of
@@ -22,33 +20,28 @@ from workers.results.rows import rows_of
 
 def run(unit: Claimed, context: Context) -> set[Pool]:
     """Assemble, put and verify every artifact, then make them the current result in one transaction."""
-    parts = context.parts
     outcomes = outcomes_of(unit, context)
     assembled = [assemble(outcome) for outcome in outcomes]
     context.report(0.3)
     result = _result(unit, context, outcomes, assembled)
-    prefix = result_prefix(unit.tenant_id, unit.job_id, unit.revision, unit.generation)
+    prefix = unit.prefix
     files = render(result)
     artifacts = [_put(context, prefix, rendered) for rendered in files]
     keys = {artifact["name"]: artifact["key"] for artifact in artifacts}
     artifacts.append(_put(context, prefix, manifest(unit.job_id, unit.revision, unit.generation, files, keys)))
     context.report(0.9)
     content = {source.source_id: rows_of(source) for source in assembled}
-    return patient(
-        lambda: units.finish(
-            parts.db,
-            unit,
-            {"prefix": prefix, "artifacts": [artifact["name"] for artifact in artifacts]},
-            also=lambda tx, job: results.commit(
-                tx,
-                job,
-                generation=unit.generation,
-                prefix=prefix,
-                answered_by=result.answered_by.model_dump(),
-                artifacts=artifacts,
-                content=content,
-            ),
-        )
+    return context.finish(
+        {"prefix": prefix, "artifacts": [artifact["name"] for artifact in artifacts]},
+        also=lambda tx, job: results.commit(
+            tx,
+            job,
+            generation=unit.generation,
+            prefix=prefix,
+            answered_by=result.answered_by.model_dump(),
+            artifacts=artifacts,
+            content=content,
+        ),
     )
 
 

@@ -1,17 +1,18 @@
 """Asks the backend for one unit, and stores what it says."""
 
+import hashlib
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any
 
 from omni_jobs.errors import ErrorType, SourceError
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.store import units
-from omni_jobs.store.units import Claimed, NewUnit
+from omni_jobs.store.claims import Claimed
+from omni_jobs.store.units import NewUnit
 from workers.answers import SpanAnswer
 from workers.backends.backend import Cancelled, Request, UnitAnswer
 from workers.context import CancelledUnit, Context
 from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage
-from workers.pump import patient
 from workers.speech.activity import uncovered
 
 POLL_S = 0.1
@@ -24,7 +25,7 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
     """Answer a span, clip, page or reduce unit."""
     answer = _ask(unit, context)
     follow = _follow(unit, answer) if isinstance(answer, SpanAnswer) else []
-    return patient(lambda: units.finish(context.parts.db, unit, answer.model_dump(mode="json"), follow=follow))
+    return context.finish(answer.model_dump(mode="json"), follow=follow)
 
 
 def _ask(unit: Claimed, context: Context) -> UnitAnswer:
@@ -57,7 +58,9 @@ def _ask(unit: Claimed, context: Context) -> UnitAnswer:
 
 def media_of(unit: Claimed, context: Context) -> Canonical:
     """The canonical media of a unit; of a redone stretch, that part of its span."""
-    data = context.parts.blobs.get(unit.input["blob"])
+    data, put = context.parts.blobs.get(unit.input["blob"]), unit.input.get("sha256")
+    if put is not None and hashlib.sha256(data).hexdigest() != put:
+        raise SourceError(ErrorType.UNREADABLE, "the object store gave other bytes than were put", retryable=True)
     match unit.kind:
         case UnitKind.CLIP:
             return CanonicalClip.from_bytes(data)
@@ -92,7 +95,7 @@ def _outputs(unit: Claimed, context: Context) -> dict[str, Any]:
 def _follow(unit: Claimed, answer: SpanAnswer) -> list[NewUnit]:
     """The words of a span are aligned next; without words, or without that wish, missed speech is redone at once."""
     if answer.segments and unit.options.get("word_times", True):
-        keep = ("start_s", "end_s", "blob", "blob_start_s", "speech", "redo_of")
+        keep = ("start_s", "end_s", "blob", "sha256", "blob_start_s", "speech", "redo_of")
         input = {name: unit.input[name] for name in keep if name in unit.input} | {"of": unit.unit_id}
         amount = unit.input["end_s"] - unit.input["start_s"]
         return [NewUnit(UnitKind.WORDS, unit.source_id, unit.position, input, amount)]
@@ -115,6 +118,7 @@ def redo(unit: Claimed, covered: list[tuple[float, float]]) -> list[NewUnit]:
                 "start_s": start_s,
                 "end_s": end_s,
                 "blob": unit.input["blob"],
+                "sha256": unit.input.get("sha256"),
                 "blob_start_s": blob_start_s,
                 "speech": [[start_s, end_s]],
                 "redo_of": unit.input.get("of", unit.unit_id),

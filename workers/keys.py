@@ -11,16 +11,8 @@ from workers.backends.backend import Identity
 PROMPT_VERSION = "1"
 
 
-def source_key(tenant_id: str, job_id: str, position: int) -> str:
-    return f"{tenant_id}/{job_id}/source/{position}"
-
-
-def media_key(tenant_id: str, job_id: str, unit_id: str) -> str:
-    return f"{tenant_id}/{job_id}/media/{unit_id}"
-
-
-def result_prefix(tenant_id: str, job_id: str, revision: int, generation: int) -> str:
-    return f"{tenant_id}/{job_id}/{revision}/{generation}/"
+def source_key(tenant_id: str, job_id: str, position: int, generation: int) -> str:
+    return f"{tenant_id}/{job_id}/source/{position}-{generation}"
 
 
 def reuse_of_source(sha256: str, options: dict[str, Any], identity: Identity) -> str:

@@ -3,23 +3,30 @@
 | duty | every |
 | --- | --- |
 | workers of this machine whose process is dead, workers that went silent: gone; their units back | 1 s |
+| prepare paused while the gpu pool has enough; open jobs told what they wait for | 1 s |
 | pools with work that can be claimed: woken | 1 s |
-| canonical media of ended jobs, and generations no row points to: deleted | 2 s |
+| objects that nothing makes live any more, and those of jobs that ended or were deleted: deleted | 2 s |
+| jobs older than `OMNI_KEEP_DAYS`: deleted | 1 min |
 """
 
+import os
 import signal
 import threading
 
 from sqlalchemy import Engine
 
-from omni_jobs import telemetry
+from omni_jobs import __version__, telemetry
 from omni_jobs.blobs import BlobStore, open_blobs
 from omni_jobs.broker import Bell
+from omni_jobs.job import Outcome
 from omni_jobs.settings import Settings
-from omni_jobs.store import jobs, open_database, results, schema, units, workers
-from workers.processes import host, is_alive
+from omni_jobs.store import attempts, claims, jobs, objects, open_database, pools, schema, workers
+from workers import flight
+from workers.counters import Counters
+from workers.processes import host, is_alive, started_at
 
 log = telemetry.get_logger()
+EXPIRE_EVERY = 60  # turns
 
 
 def serve(settings: Settings) -> None:
@@ -30,37 +37,64 @@ def serve(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     db = open_database(settings.database_url, application="omni-jobs maintain")
     schema.require(db)
-    bell, blobs = Bell(settings), open_blobs(settings)
+    bell, blobs, counters = Bell(settings), open_blobs(settings), Counters()
+    pid = os.getpid()
+    worker_id = workers.register(
+        db,
+        pool="maintain",
+        host=host(),
+        pid=pid,
+        pid_started=started_at(pid),
+        version=__version__,
+        backend=None,
+    )
     turn = 0
     while not stop.wait(settings.poll_s):
         turn += 1
         try:
-            recover(db, settings.lease_s)
+            workers.beat(db, worker_id, {}, counters.totals())
+            recover(db, settings, counters)
+            pools.regulate(db, ready_s=settings.ready_s, ready_bytes=settings.ready_bytes)
+            pools.explain(db, settings.lease_s)
             wake(db, bell, settings.lease_s)
             if turn % 2 == 0:
-                sweep(db, blobs, keep_sources=settings.keep_sources == "copy")
+                collect(db, blobs, counters, keep_sources=settings.keep_sources == "copy")
+            if turn % EXPIRE_EVERY == 0 and settings.keep_days:
+                while jobs.expire(db, settings.keep_days):
+                    pass
         except Exception as error:
+            counters.add("duties_failed")
             log.warning("duty.failed", error=f"{type(error).__name__}: {error}"[:300])
+    workers.leave(db, worker_id, counters.totals())
     bell.close()
     db.dispose()
 
 
-def recover(db: Engine, lease_s: float) -> int:
-    """Give back the units of workers that are dead or silent; returns how many."""
+def recover(db: Engine, settings: Settings, counters: Counters) -> dict[Outcome, int]:
+    """Give back the units of workers that are dead or silent; returns how many were charged, and how many not."""
+    records = flight.folder(settings)
     for worker in workers.of_host(db, host()):
         if not is_alive(worker["pid"], worker["pid_started"]):
-            workers.set_state(db, str(worker["worker_id"]), "gone")
-            log.warning("worker.dead", worker_id=str(worker["worker_id"]), pid=worker["pid"])
-    workers.forget(db, lease_s)
-    lost = units.reap(db)
-    if lost:
-        log.warning("units.lost", count=lost)
-    return lost
+            record = records / str(worker["worker_id"])
+            verdict = flight.read(record)
+            workers.bury(db, str(worker["worker_id"]), verdict)
+            record.unlink(missing_ok=True)
+            counters.add("workers_dead")
+            log.warning("worker.dead", worker_id=str(worker["worker_id"]), pid=worker["pid"], verdict=verdict)
+    silent = workers.forget(db, settings.lease_s)
+    if silent:
+        counters.add("workers_silent", silent)
+    taken = attempts.reap(db)
+    for outcome, count in taken.items():
+        counters.add("units_reaped", count, outcome=outcome.value)
+    if taken:
+        log.warning("units.reaped", **{outcome.value: count for outcome, count in taken.items()})
+    return taken
 
 
 def wake(db: Engine, bell: Bell, lease_s: float) -> None:
     """One message for each live worker that could take something, no more."""
-    ready = units.waiting(db)
+    ready = claims.waiting(db)
     if not ready:
         return
     live = {one["pool"]: one["n"] for one in workers.live(db, lease_s)}
@@ -69,16 +103,16 @@ def wake(db: Engine, bell: Bell, lease_s: float) -> None:
             bell.ring(pool.value, min(count, live[pool.value]))
 
 
-def sweep(db: Engine, blobs: BlobStore, *, keep_sources: bool) -> None:
-    """Delete what ended jobs no longer need."""
-    for job in jobs.closed_with_media(db):
-        root = f"{job['tenant_id']}/{job['job_id']}/"
-        blobs.delete(f"{root}media/")
-        if not keep_sources:
-            blobs.delete(f"{root}source/")
-        live = results.live_prefixes(db, job["job_id"])
-        for stored in list(blobs.list(root)):
-            kept = stored.key.startswith((f"{root}source/", *live))
-            if not kept:
-                blobs.delete(stored.key)
-        jobs.swept(db, job["job_id"])
+def collect(db: Engine, blobs: BlobStore, counters: Counters, *, keep_sources: bool) -> int:
+    """Delete the objects that nobody needs any more; returns how many prefixes were looked at."""
+    objects.condemn(db)
+    if not keep_sources:
+        objects.release_sources(db)
+    found = objects.garbage(db)
+    for one in found:
+        deleted = blobs.delete(one["prefix"])
+        counters.add("objects_deleted", deleted)
+        if one["again"] and deleted:
+            counters.add("objects_deleted_late", deleted)
+    objects.dropped(db, [one["prefix"] for one in found])
+    return len(found)

@@ -9,14 +9,14 @@ from typing import Any, BinaryIO
 from omni_jobs.errors import ErrorType, SourceError, UsageError
 from omni_jobs.job import Medium, Pool, Task, tasks_for
 from omni_jobs.options import Options
-from omni_jobs.store import jobs, reuse, sources, units
-from omni_jobs.store.units import Claimed
+from omni_jobs.store import jobs, objects, reuse, sources
+from omni_jobs.store.claims import Claimed
 from workers import keys, snapshot
 from workers.context import CancelledUnit, Context, NotNow
 from workers.cutting import Cutting, Prepared
 from workers.media.probe import Probe, probe
 from workers.media.sandbox import Limits, SandboxCancelled
-from workers.pump import patient
+from workers.patience import patient
 
 DISK_RETRY_S = 5.0
 
@@ -66,10 +66,12 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
     assert found is not None
     source: dict[str, Any] = found
     if source["snapshot"] is None:
-        key = keys.source_key(unit.tenant_id, unit.job_id, source["position"])
+        # A key of this attempt alone: one that was given up and still writes cannot mix its bytes with ours.
+        key = keys.source_key(unit.tenant_id, unit.job_id, source["position"], unit.generation)
+        patient(lambda: objects.reserve(db, prefix=key, tenant_id=unit.tenant_id, job_id=unit.job_id))
         stored = snapshot.take(context.parts, source, key, context.check)
         kept = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
-        patient(lambda: sources.keep_snapshot(db, source["source_id"], **kept))
+        patient(lambda: sources.keep_snapshot(db, unit, source["source_id"], **kept))
         source = {**source, "snapshot": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
     if not source["size_bytes"]:
         raise SourceError(ErrorType.EMPTY, "expected a file with content, got one of 0 bytes")
@@ -82,14 +84,7 @@ def _twin(unit: Claimed, context: Context, reuse_key: str) -> str | None:
 
 def _take_over(unit: Claimed, context: Context, twin: str) -> set[Pool]:
     source_id = unit.source_id or ""
-    return patient(
-        lambda: units.finish(
-            context.parts.db,
-            unit,
-            {"reused_source": twin},
-            also=lambda tx, job: reuse.take_source(tx, job, source_id, twin),
-        )
-    )
+    return context.finish({"reused_source": twin}, also=lambda tx, job: reuse.take_source(tx, job, source_id, twin))
 
 
 def _cut(unit: Claimed, context: Context, file: BinaryIO, limits: Limits, folder: Path) -> Prepared:
@@ -131,24 +126,15 @@ def tasks_of(found: Probe, options: Options) -> tuple[Task, ...]:
 def _finish(unit: Claimed, context: Context, prepared: Prepared, reuse_key: str) -> set[Pool]:
     source_id = unit.source_id or ""
     describe: Callable[..., None] = sources.describe
-    return patient(
-        lambda: units.finish(
-            context.parts.db,
-            unit,
-            {"units": len(prepared.units)},
-            follow=prepared.units,
-            also=lambda tx, job: describe(tx, source_id, reuse_key=reuse_key, **prepared.facts),
-        )
+    return context.finish(
+        {"units": len(prepared.units)},
+        follow=prepared.units,
+        also=lambda tx, job: describe(tx, source_id, reuse_key=reuse_key, **prepared.facts),
     )
 
 
 def _refuse(unit: Claimed, context: Context, error: SourceError) -> set[Pool]:
     source_id = unit.source_id or ""
-    return patient(
-        lambda: units.finish(
-            context.parts.db,
-            unit,
-            {"refused": error.problem.as_json()},
-            also=lambda tx, job: sources.refuse(tx, source_id, error.problem),
-        )
+    return context.finish(
+        {"refused": error.problem.as_json()}, also=lambda tx, job: sources.refuse(tx, source_id, error.problem)
     )

@@ -1,32 +1,36 @@
 """Claims units for one pool, runs them in threads, beats for them, and ends each attempt one way.
 
-Threads: one that claims, one that beats and asks what was cancelled, and one for each running unit. A wake-up only
-sets a flag. Guarantees: an attempt is ended exactly once, or the lease ends it; a drain hands back what it cannot end.
+Threads: one that claims, one that beats and asks what is not wanted any more, one that ends attempts, and one for each
+running unit. A wake-up only sets a flag. Guarantees: an attempt is ended exactly once, or the lease ends it; a drain
+hands back what it cannot end; a unit that may only run alone does.
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
 
 from structlog.contextvars import bound_contextvars
 
 from omni_jobs import telemetry
 from omni_jobs.broker import Bell
 from omni_jobs.errors import Unavailable, problem_of
-from omni_jobs.job import Pool, UnitKind
-from omni_jobs.store import jobs, units, workers
-from omni_jobs.store.database import is_outage
-from omni_jobs.store.units import Claimed, Fenced
-from workers.context import CancelledUnit, Context, NotNow, Parts
+from omni_jobs.job import Outcome, Pool, UnitKind
+from omni_jobs.store import claims, jobs, workers
+from omni_jobs.store.attempts import Ending, Fenced
+from omni_jobs.store.claims import Claimed
+from workers.context import CancelledUnit, Context, NotNow, Parts, Rejected
+from workers.counters import Counters
+from workers.patience import patient
 
 log = telemetry.get_logger()
 Handler = Callable[[Claimed, Context], set[Pool]]
-T = TypeVar("T")
 
-CANCEL_S = 0.5  # how often cancelled jobs are asked for
+CANCEL_S = 0.5  # how often it is asked what is not wanted any more
+ALONE_S = 0.5  # how often it is asked whether a unit must run alone
 IDLE_S = 5.0  # an idle pump looks for work so often even if nobody wakes it
-PATIENCE_S = 120.0  # how long a statement is repeated while the database is away
+GATHER_S = 0.004  # slots that come free within this time are filled by one claim
+AWAY_S = 5.0  # a unit whose store or backend does not answer waits so long
 
 
 class Pump:
@@ -41,15 +45,18 @@ class Pump:
         *,
         worker_id: str,
         slots: int,
+        counters: Counters,
     ) -> None:
         self._parts, self._bell, self._pool, self._handlers = parts, bell, pool, handlers
-        self._worker_id, self._slots = worker_id, slots
+        self._worker_id, self._slots, self._counters = worker_id, slots, counters
         self._running: dict[str, tuple[Claimed, Context]] = {}
+        self._solo, self._asked = False, 0.0  # whether the next unit, or the one that runs, is to be alone
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._draining = threading.Event()
         self._closed = threading.Event()
         self._moved = (0, time.monotonic())
+        self._work_threads = ThreadPoolExecutor(slots, thread_name_prefix="unit")
         self._threads = [
             threading.Thread(target=self._claim_loop, name="claim", daemon=True),
             threading.Thread(target=self._beat_loop, name="beat", daemon=True),
@@ -58,10 +65,11 @@ class Pump:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
-        self.wake()
+        self._woken.set()
 
     def wake(self) -> None:
         """There may be work; returns at once."""
+        self._counters.add("wakes")
         self._woken.set()
 
     def drain(self) -> None:
@@ -76,98 +84,129 @@ class Pump:
         with self._lock:
             for _, context in self._running.values():
                 context.cancel.set()
-        self._wait_idle(grace_s + 10.0)
+        self._wait_idle(10.0)
         self._closed.set()
         for thread in self._threads:
             thread.join(timeout=2 * CANCEL_S)
+        self._work_threads.shutdown(wait=False, cancel_futures=True)
 
     def _wait_idle(self, timeout_s: float) -> None:
         end = time.monotonic() + timeout_s
         while self._running and time.monotonic() < end:
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     # Claiming
 
     def _claim_loop(self) -> None:
-        while not self._closed.is_set() and not self._draining.is_set():
-            self._woken.wait(IDLE_S)
+        while not self._draining.is_set():
+            woken = self._woken.wait(IDLE_S)
             self._woken.clear()
             try:
-                while self._claim():
-                    pass
+                if self._claim() == 0 and woken and not self._running:
+                    self._counters.add("wakes_in_vain")
             except Exception as error:
                 log.warning("claim.failed", error=str(error)[:300])
-                self._draining.wait(1.0)
+                self._draining.wait(0.5)
                 self._woken.set()
+            self._draining.wait(GATHER_S)
 
-    def _claim(self) -> bool:
-        """Fill the free slots; True when there may be more for us."""
+    def _claim(self) -> int:
+        """Fill the free slots; returns how many units were taken."""
         with self._lock:
-            room = self._slots - len(self._running)
+            running = len(self._running)
+            room = 0 if self._solo and running else self._slots - running
         if room <= 0 or self._draining.is_set():
-            return False
-        claimed = units.claim(self._parts.db, self._worker_id, self._pool, room)
+            return 0
+        # Somebody must be alone: nothing more is taken until this process is idle, then that one.
+        if not self._solo and time.monotonic() - self._asked > ALONE_S:
+            self._solo, self._asked = claims.quarantined(self._parts.db, self._pool), time.monotonic()
+        if self._solo and running:
+            return 0
+        claimed = claims.claim(self._parts.db, self._worker_id, self._pool, room, solo=self._solo)
+        if self._solo and not claimed:
+            self._solo = False  # a neighbour has it, or all have been
+            self._woken.set()
         for unit in claimed:
-            context = Context(self._parts)
+            context = Context(self._parts, unit)
             with self._lock:
                 self._running[unit.unit_id] = (unit, context)
-            threading.Thread(target=self._work, args=(unit, context), name=f"unit-{unit.unit_id[-8:]}").start()
+            self._work_threads.submit(self._work, unit, context)
         if len(claimed) == room:
             # Our slots are full and there may be more: a neighbour may help.
             self._bell.wake(self._pool.value)
-        return False
+        return len(claimed)
 
     # Working
 
     def _work(self, unit: Claimed, context: Context) -> None:
         with bound_contextvars(job=unit.job_id, unit=unit.unit_id, kind=unit.kind.value, tenant=unit.tenant_id):
             started = time.monotonic()
+            self._parts.flight.enter(unit.unit_id)
             try:
                 self._attempt(unit, context)
             except Exception:
                 log.exception("unit.not_ended")
+                self._counters.add("units", kind=unit.kind.value, outcome="not_ended")
             finally:
+                self._parts.flight.leave(unit.unit_id)
                 with self._lock:
                     self._running.pop(unit.unit_id, None)
                 self._woken.set()
-                log.info("unit.ended", seconds=round(time.monotonic() - started, 3))
+                seconds = time.monotonic() - started
+                self._counters.add("unit_seconds", seconds, kind=unit.kind.value)
+                log.debug("unit.ended", seconds=round(seconds, 3))
 
     def _attempt(self, unit: Claimed, context: Context) -> None:
         """Run the handler and end the attempt as it came out."""
-        db = self._parts.db
         try:
             woken = self._handlers[unit.kind](unit, context)
-        except CancelledUnit:
-            patient(lambda: units.release(db, unit), self._closed)
-        except NotNow as wait:
-            reason, delay_s = str(wait), wait.delay_s
-            patient(lambda: jobs.wait_reason(db, unit.job_id, reason), self._closed)
-            patient(lambda: units.release(db, unit, delay_s=delay_s), self._closed)
+            self._count(unit, Outcome.SUCCEEDED)
         except Fenced as fenced:
             log.warning("unit.fenced", reason=str(fenced))
-        except Unavailable as away:
-            # The store or the backend is away: that is not the unit's fault.
-            log.warning("unit.waits", reason=str(away))
-            patient(lambda: units.release(db, unit, delay_s=5.0), self._closed)
+            self._counters.add("units", kind=unit.kind.value, outcome="fenced")
+            return
         except Exception as error:
-            problem = problem_of(error)
-            log.warning("unit.failed", type=problem.type.value, message=problem.message, exc_info=problem.retryable)
-            patient(lambda: units.fail(db, unit, problem), self._closed)
-            self._bell.wake(Pool.GPU.value)
-            self._bell.wake(Pool.IO.value)
-        else:
-            for pool in woken - {self._pool}:
-                self._bell.wake(pool.value)
+            woken = self._give_up(unit, context, error)
+        for pool in woken - {self._pool}:
+            self._bell.wake(pool.value)
+
+    def _give_up(self, unit: Claimed, context: Context, error: Exception) -> set[Pool]:
+        """An attempt without an answer: whose fault it was decides what it costs."""
+        match error:
+            case CancelledUnit():
+                ending = Ending(unit, Outcome.RELEASED)
+            case NotNow():
+                patient(lambda: jobs.wait_reason(self._parts.db, unit.job_id, str(error)), self._closed)
+                ending = Ending(unit, Outcome.RELEASED, delay_s=error.delay_s)
+            case Unavailable():
+                # The store or the backend is away: that is not the unit's fault.
+                log.warning("unit.waits", reason=str(error))
+                ending = Ending(unit, Outcome.RELEASED, delay_s=AWAY_S)
+            case Rejected():
+                log.warning("unit.rejected", gate=error.gate, reason=str(error))
+                ending = Ending(unit, Outcome.REJECTED, error.answer, problem=error.problem, last=error.last)
+            case _:
+                problem = problem_of(error)
+                log.warning("unit.failed", type=problem.type.value, message=problem.message, exc_info=problem.retryable)
+                ending = Ending(unit, Outcome.FAILED, problem=problem)
+        try:
+            woken = self._parts.endings.end(ending)
+        except Fenced:
+            return set()
+        self._count(unit, ending.outcome)
+        return woken
+
+    def _count(self, unit: Claimed, outcome: Outcome) -> None:
+        self._counters.add("units", kind=unit.kind.value, outcome=outcome.value)
 
     # Beating
 
     def _beat_loop(self) -> None:
         every_s = self._parts.settings.lease_s / 5
-        beaten = 0.0
+        beaten = float("-inf")
         while not self._closed.wait(CANCEL_S):
             try:
-                if self._running:
-                    self._cancel()
+                self._cancel_unwanted()
                 if time.monotonic() - beaten >= every_s and self._alive():
                     self._beat()
                     beaten = time.monotonic()
@@ -187,24 +226,14 @@ class Pump:
             running = {
                 unit_id: (unit.generation, context.progress) for unit_id, (unit, context) in self._running.items()
             }
-        workers.beat(self._parts.db, self._worker_id, running)
+        workers.beat(self._parts.db, self._worker_id, running, self._counters.totals())
 
-    def _cancel(self) -> None:
-        unwanted = set(workers.cancelled_units(self._parts.db, self._worker_id))
+    def _cancel_unwanted(self) -> None:
         with self._lock:
-            for unit_id, (_, context) in self._running.items():
-                if unit_id in unwanted:
-                    context.cancel.set()
-
-
-def patient(action: Callable[[], T], stop: threading.Event | None = None) -> T:
-    """Repeat a statement while the database is away: a commit whose outcome is unknown is settled by repeating it."""
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return action()
-        except Exception as error:
-            if not is_outage(error) or time.monotonic() > end or (stop is not None and stop.is_set()):
-                raise
-            log.warning("database.away", error=str(error)[:200])
-            time.sleep(0.5)
+            held = list(self._running)
+        if not held:
+            return
+        unwanted = workers.unwanted(self._parts.db, self._worker_id, held)
+        with self._lock:
+            for unit_id in unwanted & self._running.keys():
+                self._running[unit_id][1].cancel.set()

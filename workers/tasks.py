@@ -14,9 +14,11 @@ from omni_jobs.broker import TASK, Bell, make_app, queue_of
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.settings import Settings
 from omni_jobs.store import open_database, schema, workers
-from workers import align, deliver, infer, prepare
+from workers import align, deliver, flight, infer, prepare
 from workers.backends import identity_of, open_backend
 from workers.context import Parts
+from workers.counters import Counters
+from workers.endings import Endings
 from workers.processes import host, scratch_folder, started_at
 from workers.pump import Handler, Pump
 
@@ -33,11 +35,12 @@ SLOTS = {Pool.CPU: 2, Pool.IO: 2}
 def serve(settings: Settings, pool: Pool) -> None:
     """Work for one pool until SIGTERM; a second one, or SIGQUIT, leaves at once."""
     telemetry.set_up(settings, worker=pool.value)
-    db = open_database(settings.database_url, application=f"omni-jobs {pool.value}")
+    db = open_database(settings.database_url, application=f"omni-jobs {pool.value}", ping=False)
     schema.require(db)
     bell = Bell(settings)
     backend = open_backend(settings) if pool is Pool.GPU else None
     identity = backend.identity() if backend else identity_of(settings)
+    slots = backend.capabilities().slots if backend else SLOTS[pool]
     worker_id = workers.register(
         db,
         pool=pool.value,
@@ -46,16 +49,20 @@ def serve(settings: Settings, pool: Pool) -> None:
         pid_started=started_at(os.getpid()),
         version=__version__,
         backend={"backend": identity.backend, "models": identity.models, "digest": identity.digest},
+        slots=slots,
     )
+    counters, endings = Counters(), Endings(db)
+    record = flight.Flight(flight.folder(settings) / worker_id)
     with scratch_folder(settings.work_dir) as scratch:
-        parts = Parts(settings, db, open_blobs(settings), scratch, identity, backend)
-        slots = backend.capabilities().slots if backend else SLOTS[pool]
-        pump = Pump(parts, bell, pool, HANDLERS[pool], worker_id=worker_id, slots=slots)
+        parts = Parts(settings, db, open_blobs(settings), scratch, identity, endings, record, backend)
+        pump = Pump(parts, bell, pool, HANDLERS[pool], worker_id=worker_id, slots=slots, counters=counters)
         _listen(settings, pool, pump)
         pump.close(settings.drain_s)
-        workers.set_state(db, worker_id, "gone")
+        workers.leave(db, worker_id, counters.totals())
         if backend:
             backend.close()
+    endings.close()
+    record.close()
     bell.close()
     db.dispose()
 

@@ -17,7 +17,7 @@ from omni_jobs.intake.places import allowed_place
 from omni_jobs.job import Pool, Task
 from omni_jobs.options import Options, TaskName
 from omni_jobs.settings import Settings
-from omni_jobs.store import jobs
+from omni_jobs.store import jobs, objects
 from omni_jobs.store.database import is_outage, new_id
 
 MAX_NAME = 255
@@ -70,8 +70,10 @@ class Intake:
         return f"{self.settings.tenant}/{job_id}/source/0"
 
     def keep(self, job_id: str, data: BinaryIO) -> Stored:
-        """Put the bytes of a job to be; `submit` takes them over, or deletes them."""
-        return self.blobs.put(self.snapshot_key(job_id), data)
+        """Put the bytes of a job to be; `submit` takes them over, or deletes them; of neither the collector does."""
+        key = self.snapshot_key(job_id)
+        objects.reserve(self.db, prefix=key, tenant_id=self.settings.tenant, job_id=job_id)
+        return self.blobs.put(key, data)
 
     def drop(self, job_id: str) -> None:
         """Delete bytes that will not become a job; best effort, because there may be no store."""
@@ -103,7 +105,7 @@ class Intake:
             found = jobs.find_open(self.db, job.tenant_id, sha256=source.sha256, name=source.name, options=job.options)
             if found is not None:
                 return Submitted(found, new=False, attached=True)
-        job_id, new = jobs.insert(self.db, job)
+        job_id, new = jobs.insert(self.db, job, max_open=self.settings.max_open_jobs)
         if new:
             self._bell.wake(Pool.CPU.value)
         return Submitted(job_id, new)

@@ -1,6 +1,8 @@
 """The connection to PostgreSQL, and how Python values become parameters."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -13,8 +15,11 @@ from omni_jobs.errors import UsageError
 NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def open_database(url: str, *, size: int = 8, application: str = "omni-jobs") -> Engine:
+def open_database(url: str, *, size: int = 8, application: str = "omni-jobs", ping: bool = True) -> Engine:
     """An engine on `postgresql://...`; connections are made when first used.
+
+    Args:
+        ping: ask a pooled connection whether it lives before each use; whoever repeats statements need not.
 
     Raises:
         UsageError: not the URL of a PostgreSQL database.
@@ -26,12 +31,19 @@ def open_database(url: str, *, size: int = 8, application: str = "omni-jobs") ->
         "postgresql+psycopg://" + url[match.end() :],
         pool_size=size,
         max_overflow=size,
-        pool_pre_ping=True,
+        pool_pre_ping=ping,
         pool_recycle=1800,
         # Parameters hold secrets and whole transcripts: neither belongs into an error's text.
         hide_parameters=True,
         connect_args={"application_name": application, "connect_timeout": 10},
     )
+
+
+@contextmanager
+def auto(db: Engine) -> Iterator[Connection]:
+    """A connection on which each statement is its own transaction: one round trip."""
+    with db.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
 
 
 def new_id() -> str:

@@ -2,28 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
-from omni_jobs.store.database import jsonb, rows, run
-
-
-def record(tx: Connection, job_id: str, type: str, **data: Any) -> None:
-    """Append one event. The job row is locked by this, so numbers follow commits."""
-    run(
-        tx,
-        """
-        with next as (update omni.jobs set event_seq = event_seq + 1 where job_id = :job_id returning event_seq)
-        insert into omni.events (job_id, seq, type, data) select :job_id, event_seq, :type, :data from next
-        """,
-        job_id=job_id,
-        type=type,
-        data=jsonb(data),
-    )
+from omni_jobs.store.database import auto, rows
 
 
 def since(db: Engine, job_id: str, seq: int = 0, limit: int = 500) -> list[dict[str, Any]]:
     """Events after number `seq`, in order: {seq, at, type, data}."""
-    with db.connect() as tx:
+    with auto(db) as tx:
         return rows(
             tx,
             """

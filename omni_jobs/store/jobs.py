@@ -6,12 +6,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from omni_jobs.errors import Conflict, NotFound
-from omni_jobs.job import JobState, UnitKind
-from omni_jobs.store import ledger, tenants
+from omni_jobs.errors import Conflict, NotFound, TooMany
+from omni_jobs.job import JobState, Phase, UnitKind
+from omni_jobs.store import ledger, reuse
 from omni_jobs.store.database import jsonb, new_id, row, rows, run
-from omni_jobs.store.events import record
-from omni_jobs.store.settle import close, insert_unit, lock
+from omni_jobs.store.locks import LockedJob, lock
+from omni_jobs.store.settle import close, locked
+from omni_jobs.store.units import NewUnit, insert as insert_units
 
 # What a job shows of itself. Media seconds and pages count the map units, which carry them as `amount`.
 VIEW = """
@@ -69,46 +70,87 @@ class NewJob:
     metadata: dict[str, Any] = field(default_factory=dict)
     reuse: bool = True
     priority: int = 0
+    due_at: datetime | None = None
     idempotency_key: str | None = None
     request_digest: str = ""
     ledger_id: str | None = None
 
 
-def insert(db: Engine, job: NewJob) -> tuple[str, bool]:
+def insert(db: Engine, job: NewJob, *, max_open: int | None = None) -> tuple[str, bool]:
     """Insert a job with its sources and their prepare units, in one transaction.
+
+    Args:
+        max_open: refuse when the tenant has so many open jobs (its own limit, where it has one, stands above this).
 
     Returns:
         Its id, and whether it is new: the same idempotency key, or a ledger row already taken, gives the old one.
 
     Raises:
         Conflict: the idempotency key was used with another request.
+        TooMany: the tenant has as many open jobs as it may have.
     """
+    sources = [
+        {
+            "source_id": new_id(),
+            "unit_id": new_id(),
+            "position": position,
+            "uri": source.uri,
+            "name": source.name,
+            "snapshot": source.snapshot,
+            "sha256": source.sha256,
+            "size_bytes": source.size_bytes,
+        }
+        for position, source in enumerate(job.sources)
+    ]
     with db.begin() as tx:
-        tenants.ensure(tx, job.tenant_id)
-        if not _insert_row(tx, job):
-            return _earlier(tx, job), False
+        if not _insert(tx, job, sources, max_open):
+            return _instead(tx, job), False
         if job.ledger_id is not None and not ledger.take(tx, job.ledger_id, job.job_id):
             tx.rollback()
             return _of_ledger(db, job.ledger_id), False
-        record(tx, job.job_id, "job.queued", name=job.name, sources=[source.uri for source in job.sources])
-        new = {"job_id": job.job_id, "revision": 1, "priority": job.priority, "woken": set()}
-        for position, source in enumerate(job.sources):
-            source_id = _insert_source(tx, job.job_id, position, source)
-            insert_unit(tx, new, UnitKind.PREPARE, source_id=source_id, position=position)
     return job.job_id, True
 
 
-def _insert_row(tx: Connection, job: NewJob) -> bool:
+# One statement, so that a submission costs one round trip and one commit.
+INSERT = """
+with tenant as (
+  insert into omni.tenants (tenant_id) values (:tenant_id) on conflict do nothing
+), room as (
+  select 1 as one where cast(:max_open as integer) is null or (
+    select count(*) from (
+      select 1 from omni.jobs where tenant_id = :tenant_id and state in ('queued', 'running')
+      limit coalesce((select max_open_jobs from omni.tenants where tenant_id = :tenant_id), cast(:max_open as integer))
+    ) open) < coalesce((select max_open_jobs from omni.tenants where tenant_id = :tenant_id), cast(:max_open as integer))
+), job as (
+  insert into omni.jobs (job_id, tenant_id, name, origin, origin_ref, options, secret, metadata, reuse, priority, due_at,
+    idempotency_key, request_digest, event_seq)
+  select :job_id, :tenant_id, :name, :origin, :origin_ref, :options, :secret, :metadata, :reuse, :priority,
+    coalesce(cast(:due_at as timestamptz), 'infinity'), :idempotency_key, :request_digest, 1 from room
+  on conflict (tenant_id, idempotency_key) do nothing returning job_id
+), source as (
+  select s.* from jsonb_to_recordset(:sources) as s(source_id uuid, unit_id uuid, position integer, uri text, name text,
+    snapshot text, sha256 text, size_bytes bigint), job
+), sources as (
+  insert into omni.sources (source_id, job_id, position, uri, name, snapshot, sha256, size_bytes)
+  select source_id, :job_id, position, uri, name, snapshot, sha256, size_bytes from source
+), units as (
+  insert into omni.units (unit_id, job_id, tenant_id, source_id, revision, kind, pool, position, priority, due_at)
+  select unit_id, :job_id, :tenant_id, source_id, 1, 'prepare', 'cpu', position, :priority,
+    coalesce(cast(:due_at as timestamptz), 'infinity') from source
+), kept as (
+  update omni.blobs set state = 'live', changed_at = now() from job
+  where blobs.job_id = job.job_id and kind = 'source' and blobs.state = 'writing'
+)
+insert into omni.events (job_id, seq, type, data)
+select job_id, 1, 'job.queued', jsonb_build_object('name', cast(:name as text), 'sources', cast(:uris as jsonb)) from job
+"""
+
+
+def _insert(tx: Connection, job: NewJob, sources: list[dict[str, Any]], max_open: int | None) -> bool:
     return bool(
         run(
             tx,
-            """
-            insert into omni.jobs (job_id, tenant_id, name, origin, origin_ref, options, secret, metadata, reuse,
-              priority, idempotency_key, request_digest)
-            values (:job_id, :tenant_id, :name, :origin, :origin_ref, :options, :secret, :metadata, :reuse,
-              :priority, :idempotency_key, :request_digest)
-            on conflict (tenant_id, idempotency_key) do nothing
-            """,
+            INSERT,
             job_id=job.job_id,
             tenant_id=job.tenant_id,
             name=job.name or job.sources[0].name,
@@ -119,40 +161,38 @@ def _insert_row(tx: Connection, job: NewJob) -> bool:
             metadata=jsonb(job.metadata),
             reuse=job.reuse,
             priority=job.priority,
+            due_at=job.due_at,
             idempotency_key=job.idempotency_key,
             request_digest=job.request_digest,
+            max_open=max_open,
+            sources=jsonb(sources),
+            uris=jsonb([source.uri for source in job.sources]),
         )
     )
 
 
-def _insert_source(tx: Connection, job_id: str, position: int, source: NewSource) -> str:
-    source_id = new_id()
-    run(
+def _instead(tx: Connection, job: NewJob) -> str:
+    """Why a job was not inserted: its key has one, or the tenant has too many."""
+    if job.idempotency_key is not None and (earlier := _earlier(tx, job)) is not None:
+        return earlier
+    found = row(
         tx,
-        """
-        insert into omni.sources (source_id, job_id, position, uri, name, snapshot, sha256, size_bytes)
-        values (:source_id, :job_id, :position, :uri, :name, :snapshot, :sha256, :size_bytes)
-        """,
-        source_id=source_id,
-        job_id=job_id,
-        position=position,
-        uri=source.uri,
-        name=source.name,
-        snapshot=source.snapshot,
-        sha256=source.sha256,
-        size_bytes=source.size_bytes,
+        "select count(*) as n from omni.jobs where tenant_id = :tenant_id and state in ('queued', 'running')",
+        tenant_id=job.tenant_id,
     )
-    return source_id
+    assert found is not None
+    raise TooMany(f"{found['n']} jobs of {job.tenant_id} are open, as many as it may have: try again when some ended")
 
 
-def _earlier(tx: Connection, job: NewJob) -> str:
+def _earlier(tx: Connection, job: NewJob) -> str | None:
     found = row(
         tx,
         "select job_id, request_digest from omni.jobs where tenant_id = :tenant_id and idempotency_key = :key",
         tenant_id=job.tenant_id,
         key=job.idempotency_key,
     )
-    assert found is not None
+    if found is None:
+        return None
     if found["request_digest"] != job.request_digest:
         raise Conflict(f"idempotency key {job.idempotency_key!r} was used with another request: job {found['job_id']}")
     return str(found["job_id"])
@@ -248,16 +288,109 @@ def cancel(db: Engine, tenant_id: str, job_id: str) -> bool:
         NotFound: this tenant has no such job.
         Conflict: it has ended otherwise.
     """
-    with db.begin() as tx:
-        job = lock(tx, job_id)
-        if job is None or job["tenant_id"] != tenant_id:
-            raise NotFound(f"no job {job_id}")
-        if job["state"] == JobState.CANCELLED.value:
+    with locked(db, [job_id]) as (tx, found):
+        job = _of_tenant(found, tenant_id, job_id)
+        if job.state is JobState.CANCELLED:
             return False
-        if not JobState(job["state"]).open:
-            raise Conflict(f"job {job_id} cannot be cancelled: it has {job['state']}")
+        if not job.open:
+            raise Conflict(f"job {job_id} cannot be cancelled: it has {job.state.value}")
         close(tx, job, JobState.CANCELLED)
     return True
+
+
+def _of_tenant(found: dict[str, LockedJob], tenant_id: str, job_id: str) -> LockedJob:
+    job = found.get(job_id)
+    if job is None or job.tenant_id != tenant_id:
+        raise NotFound(f"no job {job_id}")
+    return job
+
+
+def retry(db: Engine, tenant_id: str, job_id: str, *, secret: dict[str, Any] | None = None) -> int:
+    """Try again what a partial or failed job could not answer, as a new revision; the old result stays until then.
+
+    Sources that lack nothing keep their answers. The others are prepared anew, because canonical media end with the
+    job; every unit that was answered before is taken over, so only what was missing is done.
+
+    Args:
+        secret: such as a password, which was forgotten when the job ended.
+
+    Returns:
+        The new revision.
+
+    Raises:
+        NotFound: this tenant has no such job.
+        Conflict: it is open, succeeded, or was cancelled.
+    """
+    with locked(db, [job_id]) as (tx, found):
+        job = _of_tenant(found, tenant_id, job_id)
+        if job.state not in (JobState.PARTIAL, JobState.FAILED):
+            raise Conflict(f"job {job_id} has nothing to retry: it is {job.state.value}")
+        job.revision += 1
+        job.state, job.phase, job.error = JobState.RUNNING, Phase.PREPARE, None
+        job.record("job.retried", revision=job.revision)
+        run(
+            tx,
+            "update omni.jobs set revision = :revision, secret = :secret where job_id = :id",
+            revision=job.revision,
+            secret=jsonb(secret or {}),
+            id=job_id,
+        )
+        whole = reuse.take_whole_sources(tx, job)
+        again = rows(
+            tx,
+            """
+            update omni.sources set error = null where job_id = :id and not source_id = any(cast(:whole as uuid[]))
+            returning source_id::text, position
+            """,
+            id=job_id,
+            whole=whole,
+        )
+        insert_units(tx, job, [NewUnit(UnitKind.PREPARE, one["source_id"], one["position"]) for one in again])
+        return job.revision
+
+
+def delete(db: Engine, tenant_id: str, job_id: str) -> None:
+    """Remove a job with everything that was made of it; the collector deletes its objects within seconds.
+
+    An open job is cancelled by it: whoever works on it finds it gone.
+
+    Raises:
+        NotFound: this tenant has no such job.
+    """
+    with db.begin() as tx:
+        _of_tenant(lock(tx, [job_id]), tenant_id, job_id)
+        _remove(tx, [job_id])
+
+
+def _remove(tx: Connection, job_ids: list[str]) -> None:
+    run(
+        tx,
+        """
+        with doomed as (
+          update omni.blobs set state = 'garbage', changed_at = now()
+          where job_id = any(cast(:ids as uuid[])) and state in ('writing', 'live')
+        )
+        delete from omni.jobs where job_id = any(cast(:ids as uuid[]))
+        """,
+        ids=job_ids,
+    )
+
+
+def expire(db: Engine, keep_days: float, limit: int = 100) -> int:
+    """Delete jobs that ended so many days ago; returns how many. Several may do this at once."""
+    with db.begin() as tx:
+        found = rows(
+            tx,
+            """
+            select job_id::text from omni.jobs where finished_at < now() - make_interval(secs => :seconds)
+            order by job_id limit :limit for update skip locked
+            """,
+            seconds=keep_days * 86_400,
+            limit=limit,
+        )
+        if found:
+            _remove(tx, [one["job_id"] for one in found])
+    return len(found)
 
 
 def wait_reason(db: Engine, job_id: str, reason: str | None) -> None:
@@ -269,24 +402,6 @@ def wait_reason(db: Engine, job_id: str, reason: str | None) -> None:
             reason=reason,
             job_id=job_id,
         )
-
-
-def closed_with_media(db: Engine, limit: int = 50) -> list[dict[str, Any]]:
-    """Jobs that ended and whose canonical media have not been swept: {job_id, tenant_id, finished_at}."""
-    with db.connect() as tx:
-        return rows(
-            tx,
-            """
-            select job_id, tenant_id, finished_at from omni.jobs
-            where state not in ('queued', 'running') and swept_at is null order by finished_at limit :limit
-            """,
-            limit=limit,
-        )
-
-
-def swept(db: Engine, job_id: str) -> None:
-    with db.begin() as tx:
-        run(tx, "update omni.jobs set swept_at = now() where job_id = :job_id", job_id=job_id)
 
 
 def now(db: Engine) -> datetime:

@@ -6,15 +6,14 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from omni_jobs.errors import NotFound
-from omni_jobs.store.database import jsonb, row, rows, run, run_many, storable
+from omni_jobs.store.database import auto, jsonb, row, rows, run
+from omni_jobs.store.locks import LockedJob
 
-JSON_COLUMNS = frozenset({"words", "on_screen", "evidence", "rows"})
-TABLES = ("segments", "captions", "pages", "blocks", "coverage", "summaries")
 
 
 def commit(
     tx: Connection,
-    job: dict[str, Any],
+    job: LockedJob,
     *,
     generation: int,
     prefix: str,
@@ -28,54 +27,40 @@ def commit(
         artifacts: {name, format, key, media_type, size_bytes, sha256, source_id?}.
         content: source id -> table -> rows, less job, revision and source.
     """
-    job_id, revision = job["job_id"], job["revision"]
-    for table in (*TABLES, "artifacts", "results"):
-        run(
-            tx,
-            f"delete from omni.{table} where job_id = :job_id and revision = :revision",
-            job_id=job_id,
-            revision=revision,
-        )
+    given: dict[str, list[Mapping[str, Any]]] = {"artifacts": [{"source_id": None, **one} for one in artifacts]}
+    for source_id, tables in content.items():
+        for table, found in tables.items():
+            given.setdefault(table, []).extend({**one, "source_id": source_id} for one in found)
+    inserts = [
+        f"{table} as (insert into omni.{table} (job_id, revision{more}, {columns}) "
+        f"select cast(:job_id as uuid), :revision{values}, {columns} "
+        f"from jsonb_populate_recordset(null::omni.{table}, :{table}))"
+        for table, found in given.items()
+        if found
+        for columns in [", ".join(found[0])]
+        for more, values in [(", generation", ", :generation") if table == "artifacts" else ("", "")]
+    ]
     run(
         tx,
-        """
+        f"""
+        with current as (
+          update omni.jobs set result_revision = :revision where job_id = :job_id
+        ){"".join(", " + insert for insert in inserts)}
         insert into omni.results (job_id, revision, generation, prefix, answered_by)
         values (:job_id, :revision, :generation, :prefix, :answered_by)
         """,
-        job_id=job_id,
-        revision=revision,
+        job_id=job.job_id,
+        revision=job.revision,
         generation=generation,
         prefix=prefix,
         answered_by=jsonb(answered_by),
+        **{table: jsonb(found) for table, found in given.items() if found},
     )
-    key = {"job_id": job_id, "revision": revision}
-    _insert(tx, "artifacts", [{"source_id": None, **one, **key, "generation": generation} for one in artifacts])
-    for source_id, tables in content.items():
-        for table, found in tables.items():
-            _insert(tx, table, [{**one, **key, "source_id": source_id} for one in found])
-    run(tx, "update omni.jobs set result_revision = :revision where job_id = :job_id", revision=revision, job_id=job_id)
-
-
-def _insert(tx: Connection, table: str, found: list[dict[str, Any]]) -> None:
-    if not found:
-        return
-    columns = list(found[0])
-    run_many(
-        tx,
-        f"insert into omni.{table} ({', '.join(columns)}) values ({', '.join(':' + name for name in columns)})",
-        [{name: _value(name, value) for name, value in one.items()} for one in found],
-    )
-
-
-def _value(name: str, value: Any) -> Any:
-    if name in JSON_COLUMNS:
-        return jsonb(value) if value is not None else None
-    return storable(value)
 
 
 def artifacts(db: Engine, tenant_id: str, job_id: str) -> list[dict[str, Any]]:
     """Artifacts of the current revision: {name, format, key, media_type, size_bytes, sha256}."""
-    with db.connect() as tx:
+    with auto(db) as tx:
         return rows(
             tx,
             """
@@ -102,14 +87,8 @@ def artifact(db: Engine, tenant_id: str, job_id: str, format: str) -> dict[str, 
     raise NotFound(f"job {job_id} has no {format}; it has: {has}")
 
 
-def live_prefixes(db: Engine, job_id: str) -> list[str]:
-    """Prefixes of the generations that rows point to; everything else of a job's results is garbage."""
-    with db.connect() as tx:
-        return [one["prefix"] for one in rows(tx, "select prefix from omni.results where job_id = :id", id=job_id)]
-
-
 def answered_by(db: Engine, job_id: str) -> dict[str, Any] | None:
-    with db.connect() as tx:
+    with auto(db) as tx:
         found = row(
             tx,
             """

@@ -9,17 +9,18 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from omni_jobs.store.database import row, rows, run
+from omni_jobs.store.locks import LockedJob
 
 COPY = """
-insert into omni.units (unit_id, job_id, source_id, revision, kind, pool, position, priority, input, amount,
-  reuse_key, state, answer, answer_digest, reused_from, progress, finished_at)
-select md5(:job_text || u.unit_id::text)::uuid, cast(:job_id as uuid), cast(:source_id as uuid), :revision, u.kind,
-  u.pool, u.position, :priority,
+insert into omni.units (unit_id, job_id, tenant_id, source_id, revision, kind, pool, position, priority, input, amount,
+  cost, reuse_key, state, answer, answer_digest, reused_from, progress, finished_at)
+select md5(:salt || u.unit_id::text)::uuid, cast(:job_id as uuid), u.tenant_id, cast(:source_id as uuid), :revision,
+  u.kind, u.pool, u.position, :priority,
   u.input
-    || case when u.input ? 'of' then jsonb_build_object('of', md5(:job_text || (u.input->>'of'))::uuid) else '{}' end
+    || case when u.input ? 'of' then jsonb_build_object('of', md5(:salt || (u.input->>'of'))::uuid) else '{}' end
     || case when u.input ? 'redo_of'
-         then jsonb_build_object('redo_of', md5(:job_text || (u.input->>'redo_of'))::uuid) else '{}' end,
-  u.amount, u.reuse_key, 'done', u.answer, u.answer_digest, u.unit_id, 1, now()
+         then jsonb_build_object('redo_of', md5(:salt || (u.input->>'redo_of'))::uuid) else '{}' end,
+  u.amount, u.cost, u.reuse_key, 'done', u.answer, u.answer_digest, u.unit_id, 1, now()
 from omni.units u
 """
 
@@ -42,7 +43,7 @@ def delivered_twin(db: Engine, *, tenant_id: str, reuse_key: str, but_not: str) 
     return str(found["source_id"]) if found else None
 
 
-def take_source(tx: Connection, job: dict[str, Any], source_id: str, twin_id: str) -> None:
+def take_source(tx: Connection, job: LockedJob, source_id: str, twin_id: str) -> None:
     """Answer a source whole from its twin: facts and answers are taken over, marked with where they are from."""
     run(
         tx,
@@ -61,7 +62,7 @@ def take_source(tx: Connection, job: dict[str, Any], source_id: str, twin_id: st
         where job_id = :job_id
         """,
         twin_id=twin_id,
-        job_id=job["job_id"],
+        job_id=job.job_id,
     )
     _copy(
         tx,
@@ -75,17 +76,53 @@ def take_source(tx: Connection, job: dict[str, Any], source_id: str, twin_id: st
     )
 
 
-def take_units(tx: Connection, job: dict[str, Any], source_of: dict[str, Any]) -> set[str]:
-    """Answer what was asked before; `source_of` maps reuse keys to the source they are wanted for.
+def take_whole_sources(tx: Connection, job: LockedJob) -> list[str]:
+    """Take over, from the revision before, every answer of the sources of which no unit had died.
 
     Returns:
-        The keys that are answered now.
+        The ids of these sources.
     """
     found = rows(
         tx,
         """
+        select s.source_id::text from omni.sources s where s.job_id = :job_id and s.error is null
+          and exists (select 1 from omni.units u where u.job_id = s.job_id and u.source_id = s.source_id
+            and u.revision = :before)
+          and not exists (select 1 from omni.units u where u.job_id = s.job_id and u.source_id = s.source_id
+            and u.revision = :before and u.state <> 'done' and u.kind <> 'reduce')
+        """,
+        job_id=job.job_id,
+        before=job.revision - 1,
+    )
+    for one in found:
+        _copy(
+            tx,
+            job,
+            one["source_id"],
+            """
+            where u.job_id = :job_id and u.source_id = :source_id and u.revision = :before and u.state = 'done'
+            """,
+            before=job.revision - 1,
+        )
+    return [one["source_id"] for one in found]
+
+
+def take_units(tx: Connection, job: LockedJob, source_of: dict[str, Any]) -> set[str]:
+    """Answer what was asked before; `source_of` maps reuse keys to the source they are wanted for.
+
+    Other jobs' answers are taken if the job allows it, those of its own earlier revisions always.
+
+    Returns:
+        The keys that are answered now.
+    """
+    if not job.reuse and job.revision == 1:
+        return set()
+    found = rows(
+        tx,
+        """
         select distinct on (u.reuse_key) u.reuse_key, u.unit_id from omni.units u join omni.jobs j using (job_id)
-        where u.reuse_key = any(:keys) and u.state = 'done' and j.tenant_id = :tenant_id and j.job_id <> :job_id
+        where u.reuse_key = any(:keys) and u.state = 'done' and j.tenant_id = :tenant_id
+          and case when j.job_id = :job_id then u.revision < :revision else :reuse end
           -- What hangs on it must be whole: a span with text has its words, and no redo of it is open or dead.
           and (u.kind <> 'span' or j.options->'word_times' = 'false'
             or coalesce(u.answer->'segments', '[]') = '[]'
@@ -96,8 +133,10 @@ def take_units(tx: Connection, job: dict[str, Any], source_of: dict[str, Any]) -
         order by u.reuse_key, u.finished_at desc
         """,
         keys=list(source_of),
-        tenant_id=job["tenant_id"],
-        job_id=job["job_id"],
+        tenant_id=job.tenant_id,
+        job_id=job.job_id,
+        revision=job.revision,
+        reuse=job.reuse,
     )
     for one in found:
         _copy(
@@ -114,14 +153,14 @@ def take_units(tx: Connection, job: dict[str, Any], source_of: dict[str, Any]) -
     return {one["reuse_key"] for one in found}
 
 
-def _copy(tx: Connection, job: dict[str, Any], source_id: Any, which: str, **params: Any) -> None:
+def _copy(tx: Connection, job: LockedJob, source_id: Any, which: str, **params: Any) -> None:
     run(
         tx,
         COPY + which,
-        job_id=job["job_id"],
-        job_text=str(job["job_id"]),
+        job_id=job.job_id,
+        salt=f"{job.job_id}/{job.revision}",
         source_id=source_id,
-        revision=job["revision"],
-        priority=job["priority"],
+        revision=job.revision,
+        priority=job.priority,
         **params,
     )

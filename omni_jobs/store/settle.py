@@ -1,187 +1,145 @@
-"""The one place where a job moves on. The job row is locked first, always."""
+"""The one place where jobs move on. Job rows are locked first, always, and in the order of their ids.
 
-from typing import Any
+`locked` is how everything that ends a unit, or a job, is done: inside it units change; when it leaves, each job moves
+on as far as its units allow, and its row and events are written once.
+"""
 
-from sqlalchemy import Connection
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine
 
 from omni_jobs.errors import ErrorType, Problem
-from omni_jobs.job import PHASE_OF, POOL_OF, JobState, Phase, Step, Tally, UnitKind, next_phase
-from omni_jobs.store.database import jsonb, new_id, row, rows, run
-from omni_jobs.store.events import record
+from omni_jobs.job import PHASE_OF, JobState, Phase, Step, Tally, UnitKind, next_phase
+from omni_jobs.store.database import jsonb, rows, run
+from omni_jobs.store.locks import LockedJob, lock, save
+from omni_jobs.store.units import NewUnit, insert
 
 
-def lock(tx: Connection, job_id: str) -> dict[str, Any] | None:
-    """The job row, locked until the transaction ends; `woken` collects the pools that get work meanwhile."""
-    found = row(
-        tx,
-        """
-        select job_id, tenant_id, state, phase, revision, options, priority, reuse, result_revision
-        from omni.jobs where job_id = :job_id for update
-        """,
-        job_id=job_id,
-    )
-    return found | {"woken": set()} if found else None
+@contextmanager
+def locked(db: Engine, job_ids: Iterable[str]) -> Iterator[tuple[Connection, dict[str, LockedJob]]]:
+    """A transaction that holds these jobs (those that exist), and settles and writes them when it ends."""
+    with db.begin() as tx:
+        jobs = lock(tx, job_ids)
+        yield tx, jobs
+        settle(tx, jobs.values())
+        save(tx, jobs.values())
 
 
-def settle(tx: Connection, job: dict[str, Any]) -> None:
-    """Move a locked job on as far as its units allow: insert the next phase's units, or close it."""
-    while JobState(job["state"]).open:
-        step = next_phase(Phase(job["phase"]), _tally(tx, job), _gaps(tx, job))
-        if step is None:
-            return
-        _take(tx, job, step)
+def settle(tx: Connection, jobs: Iterable[LockedJob]) -> None:
+    """Move locked jobs on as far as their units allow: insert the next phase's units, or close them."""
+    moving = [job for job in jobs if job.open]
+    while moving:
+        idle = _without_open_units(tx, moving)
+        steps = [(job, step) for job, tally in _tallies(tx, idle) if (step := _step(job, tally)) is not None]
+        for job, step in steps:
+            _take(tx, job, step)
+        # A job that got no units in its new phase goes on at once.
+        moving = [job for job, _ in steps if job.open]
 
 
-def _take(tx: Connection, job: dict[str, Any], step: Step) -> None:
+def _step(job: LockedJob, tally: Tally) -> Step | None:
+    return next_phase(job.phase, tally, strict=job.options.get("on_gap") == "fail")
+
+
+def _take(tx: Connection, job: LockedJob, step: Step) -> None:
     if step.close is not None:
         close(tx, job, step.close, None if step.close is not JobState.FAILED else _why(tx, job))
         return
     assert step.phase is not None
-    run(tx, "update omni.jobs set phase = :phase where job_id = :job_id", phase=step.phase.value, job_id=job["job_id"])
-    job["phase"] = step.phase.value
-    record(tx, job["job_id"], "job.phase", phase=step.phase.value)
+    job.phase = step.phase
+    job.record("job.phase", phase=step.phase.value)
     match step.phase:
-        case Phase.REDUCE if job["options"].get("summary", True):
-            sources = rows(
+        case Phase.REDUCE if job.options.get("summary", True):
+            found = rows(
                 tx,
                 """
-                select source_id from omni.sources s where job_id = :id and error is null and not exists (
-                  select 1 from omni.units u
-                  where u.source_id = s.source_id and u.revision = :revision and u.kind = 'reduce')
+                select source_id::text from omni.sources s where job_id = :id and error is null and not exists (
+                  select 1 from omni.units u where u.job_id = s.job_id and u.revision = :revision
+                    and u.kind = 'reduce' and u.source_id = s.source_id)
                 order by position
                 """,
-                id=job["job_id"],
-                revision=job["revision"],
+                id=job.job_id,
+                revision=job.revision,
             )
-            for source in sources:
-                insert_unit(tx, job, UnitKind.REDUCE, source_id=source["source_id"])
+            insert(tx, job, [NewUnit(UnitKind.REDUCE, one["source_id"]) for one in found])
         case Phase.DELIVER:
-            insert_unit(tx, job, UnitKind.DELIVER)
+            insert(tx, job, [NewUnit(UnitKind.DELIVER)])
         case _:
             pass
 
 
-def close(tx: Connection, job: dict[str, Any], state: JobState, problem: Problem | None = None) -> None:
-    """End a locked job, and take its waiting units out of the queue."""
+def close(tx: Connection, job: LockedJob, state: JobState, problem: Problem | None = None) -> None:
+    """End a locked job: its waiting units leave the queue, its canonical media are left to the collector."""
     run(
         tx,
         """
-        update omni.jobs set state = :state, error = :error, waiting = null, secret = '{}', finished_at = now(),
-          started_at = coalesce(started_at, case when :state <> 'cancelled' then now() end)
-        where job_id = :job_id
-        """,
-        state=state.value,
-        error=jsonb(problem.as_json()) if problem else None,
-        job_id=job["job_id"],
-    )
-    run(
-        tx,
-        """
-        update omni.units set state = 'dead', error = :error, finished_at = now()
-        where job_id = :job_id and state = 'ready'
+        with unwanted as (
+          update omni.units set state = 'dead', error = :error, finished_at = now()
+          where job_id = :job_id and revision = :revision and state = 'ready'
+        )
+        update omni.blobs set state = 'garbage', changed_at = now()
+        where job_id = :job_id and kind = 'media' and state = 'live'
         """,
         error=jsonb(Problem(ErrorType.INTERNAL, f"its job has {state.value}").as_json()),
-        job_id=job["job_id"],
+        job_id=job.job_id,
+        revision=job.revision,
     )
-    job["state"] = state.value
-    record(tx, job["job_id"], f"job.{state.value}", error=problem.as_json() if problem else None)
+    job.state, job.error = state, problem
+    job.record(f"job.{state.value}", error=problem.as_json() if problem else None)
 
 
-def insert_unit(
-    tx: Connection,
-    job: dict[str, Any],
-    kind: UnitKind,
-    *,
-    source_id: Any = None,
-    position: int = 0,
-    input: dict[str, Any] | None = None,
-    amount: float = 0.0,
-    reuse_key: str | None = None,
-    unit_id: str | None = None,
-    error: Problem | None = None,
-    time_limit_s: float = 3600.0,
-) -> str:
-    """Add one unit, `ready`, or at once `dead` with its error.
-
-    Args:
-        amount: seconds of media or pages it stands for, for progress.
-    """
-    unit_id = unit_id or new_id()
-    state = "dead" if error else "ready"
-    run(
-        tx,
-        """
-        insert into omni.units (unit_id, job_id, source_id, revision, kind, pool, position, priority, input, amount,
-          reuse_key, state, error, time_limit_s, finished_at)
-        values (:unit_id, :job_id, :source_id, :revision, :kind, :pool, :position, :priority, :input, :amount,
-          :reuse_key, :state, :error, :time_limit_s, case when :state = 'dead' then now() end)
-        """,
-        unit_id=unit_id,
-        job_id=job["job_id"],
-        source_id=source_id,
-        revision=job["revision"],
-        kind=kind.value,
-        pool=POOL_OF[kind].value,
-        position=position,
-        priority=job["priority"],
-        input=jsonb(input or {}),
-        amount=amount,
-        reuse_key=reuse_key,
-        state=state,
-        error=jsonb(error.as_json()) if error else None,
-        time_limit_s=time_limit_s,
-    )
-    if state == "ready":
-        job["woken"].add(POOL_OF[kind])
-    return unit_id
-
-
-def _tally(tx: Connection, job: dict[str, Any]) -> Tally:
+def _without_open_units(tx: Connection, jobs: list[LockedJob]) -> list[LockedJob]:
+    """Jobs of whose phase no unit is ready or running."""
+    kinds = {phase: [kind.value for kind in UnitKind if PHASE_OF[kind] is phase] for phase in Phase}
+    asked = [{"job_id": job.job_id, "revision": job.revision, "kinds": kinds[job.phase]} for job in jobs]
     found = rows(
         tx,
         """
-        select kind, state, count(*) as n from omni.units where job_id = :job_id and revision = :revision
-        group by kind, state
+        select a.job_id::text from jsonb_to_recordset(:asked) as a(job_id uuid, revision integer, kinds text[])
+        where not exists (
+          select 1 from omni.units u where u.job_id = a.job_id and u.revision = a.revision and u.kind = any(a.kinds)
+            and u.state in ('ready', 'running'))
         """,
-        job_id=job["job_id"],
-        revision=job["revision"],
+        asked=jsonb(asked),
     )
-    sources = row(
+    idle = {one["job_id"] for one in found}
+    return [job for job in jobs if job.job_id in idle]
+
+
+def _tallies(tx: Connection, jobs: list[LockedJob]) -> Iterator[tuple[LockedJob, Tally]]:
+    if not jobs:
+        return
+    found = rows(
         tx,
         """
-        select count(*) as n, count(*) filter (where error is not null) as failed
-        from omni.sources where job_id = :job_id
+        select a.job_id::text, u.units, s.n as sources, s.failed as sources_failed, c.gaps
+        from jsonb_to_recordset(:asked) as a(job_id uuid, revision integer)
+        cross join lateral (
+          select coalesce(jsonb_agg(jsonb_build_array(kind, state, n)), '[]') as units from (
+            select kind, state, count(*) as n from omni.units where job_id = a.job_id and revision = a.revision
+            group by kind, state) u) u
+        cross join lateral (
+          select count(*) as n, count(*) filter (where error is not null) as failed
+          from omni.sources where job_id = a.job_id) s
+        cross join lateral (
+          select count(*) as gaps from omni.coverage
+          where job_id = a.job_id and revision = a.revision and state = 'failed') c
         """,
-        job_id=job["job_id"],
+        asked=jsonb([{"job_id": job.job_id, "revision": job.revision} for job in jobs]),
     )
-    assert sources is not None
-    here = {kind.value for kind, phase in PHASE_OF.items() if phase.value == job["phase"]}
-    open_units = sum(one["n"] for one in found if one["state"] in ("ready", "running") and one["kind"] in here)
-    count = {
-        state: {UnitKind(one["kind"]): one["n"] for one in found if one["state"] == state} for state in ("done", "dead")
-    }
-    return Tally(open_units, count["done"], count["dead"], sources["failed"], sources["n"])
+    of = {job.job_id: job for job in jobs}
+    for one in found:
+        count = {
+            wanted: {UnitKind(kind): n for kind, state, n in one["units"] if state == wanted}
+            for wanted in ("done", "dead")
+        }
+        yield of[one["job_id"]], Tally(0, count["done"], count["dead"], one["sources_failed"], one["sources"], one["gaps"])
 
 
-def _gaps(tx: Connection, job: dict[str, Any]) -> int:
-    if job["phase"] != Phase.DELIVER.value:
-        return 0
-    found = row(
-        tx,
-        """
-        select count(*) as n from omni.coverage
-        where job_id = :job_id and revision = :revision and state = 'failed'
-        """,
-        job_id=job["job_id"],
-        revision=job["revision"],
-    )
-    return found["n"] if found else 0
-
-
-def _why(tx: Connection, job: dict[str, Any]) -> Problem:
-    """The first error of a job that failed: of a source, else of a unit of the phase it ended in."""
-    kinds = [kind.value for kind, phase in PHASE_OF.items() if phase.value == job["phase"]]
-    found = row(
+def _why(tx: Connection, job: LockedJob) -> Problem:
+    """The first error of a job that failed: of a source, else of a unit of the phase it ended in, else a gap."""
+    found = rows(
         tx,
         """
         select error from (
@@ -189,13 +147,17 @@ def _why(tx: Connection, job: dict[str, Any]) -> Problem:
             where job_id = :job_id and error is not null
           union all
           select error, 1, position, unit_id::text from omni.units
-            where job_id = :job_id and revision = :revision and state = 'dead' and kind = any(:kinds)
+            where job_id = :job_id and revision = :revision and state = 'dead' and kind = any(cast(:kinds as text[]))
+          union all
+          select jsonb_build_object('type', 'unreadable', 'message', concat('a part has no answer: ', reason)), 2,
+            position, source_id::text from omni.coverage
+            where job_id = :job_id and revision = :revision and state = 'failed'
         ) e order by rank, position, id limit 1
         """,
-        job_id=job["job_id"],
-        revision=job["revision"],
-        kinds=kinds,
+        job_id=job.job_id,
+        revision=job.revision,
+        kinds=[kind.value for kind in UnitKind if PHASE_OF[kind] is job.phase],
     )
-    if not found or not found["error"]:
+    if not found or not found[0]["error"]:
         return Problem(ErrorType.INTERNAL, "no unit could be answered", retryable=True)
-    return Problem(**found["error"])
+    return Problem(**found[0]["error"])

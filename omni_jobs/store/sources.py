@@ -5,35 +5,51 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from omni_jobs.errors import Problem
-from omni_jobs.store.database import jsonb, row, rows, run
+from omni_jobs.store.attempts import Fenced, Held
+from omni_jobs.store.database import auto, jsonb, row, rows, run
 
 COLUMNS = """source_id, job_id, position, uri, name, tasks, snapshot, sha256, size_bytes, medium, container, duration_s,
   pages, probe, gaps, speech, reuse_key, error"""
 
 
 def of_job(db: Engine, job_id: str) -> list[dict[str, Any]]:
-    with db.connect() as tx:
+    with auto(db) as tx:
         return rows(tx, f"select {COLUMNS} from omni.sources where job_id = :job_id order by position", job_id=job_id)
 
 
 def get(db: Engine, source_id: str) -> dict[str, Any] | None:
-    with db.connect() as tx:
+    with auto(db) as tx:
         return row(tx, f"select {COLUMNS} from omni.sources where source_id = :id", id=source_id)
 
 
-def keep_snapshot(db: Engine, source_id: str, *, key: str, sha256: str, size_bytes: int) -> None:
-    """Note where the bytes that will be answered lie."""
+def keep_snapshot(db: Engine, unit: Held, source_id: str, *, key: str, sha256: str, size_bytes: int) -> None:
+    """Note where the bytes that will be answered lie: once, and by whoever holds the source's prepare unit.
+
+    Raises:
+        Fenced: another attempt has taken it over.
+    """
     with db.begin() as tx:
-        run(
+        kept = run(
             tx,
             """
-            update omni.sources set snapshot = :key, sha256 = :sha256, size_bytes = :size_bytes where source_id = :id
+            with kept as (
+              update omni.sources s set snapshot = :key, sha256 = :sha256, size_bytes = :size_bytes
+              from omni.units u where s.source_id = :id and u.unit_id = :unit_id and u.generation = :generation
+                and u.state in ('ready', 'running')
+              returning 1
+            )
+            update omni.blobs set state = 'live', changed_at = now() from kept where prefix = :prefix
             """,
             key=key,
             sha256=sha256,
             size_bytes=size_bytes,
             id=source_id,
+            unit_id=unit.unit_id,
+            generation=unit.generation,
+            prefix=key,
         )
+        if not kept:
+            raise Fenced(f"unit {unit.unit_id}: its snapshot is no longer wanted")
 
 
 def describe(

@@ -1,14 +1,38 @@
 """Worker processes: one row for each start, one heartbeat for all it holds."""
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Engine
 
-from omni_jobs.store.database import jsonb, new_id, row, rows, run
+from omni_jobs.store.database import auto, jsonb, new_id, row, rows, run
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a process ended.
+
+    Attributes:
+        suspects: the units in question when it died.
+        alone: one was all it worked on.
+        drained: it left by itself; nobody is in question.
+    """
+
+    suspects: tuple[str, ...] = ()
+    alone: bool = False
+    drained: bool = False
 
 
 def register(
-    db: Engine, *, pool: str, host: str, pid: int, pid_started: int, version: str, backend: dict[str, Any] | None
+    db: Engine,
+    *,
+    pool: str,
+    host: str,
+    pid: int,
+    pid_started: int,
+    version: str,
+    backend: dict[str, Any] | None,
+    slots: int = 1,
 ) -> str:
     """Say that a worker has started; returns its id."""
     worker_id = new_id()
@@ -16,8 +40,8 @@ def register(
         run(
             tx,
             """
-            insert into omni.workers (worker_id, pool, host, pid, pid_started, version, backend)
-            values (:worker_id, :pool, :host, :pid, :pid_started, :version, :backend)
+            insert into omni.workers (worker_id, pool, host, pid, pid_started, version, backend, slots)
+            values (:worker_id, :pool, :host, :pid, :pid_started, :version, :backend, :slots)
             """,
             worker_id=worker_id,
             pool=pool,
@@ -26,63 +50,91 @@ def register(
             pid_started=pid_started,
             version=version,
             backend=jsonb(backend) if backend else None,
+            slots=slots,
         )
     return worker_id
 
 
-def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]]) -> None:
+def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counters: dict[str, float]) -> None:
     """One heartbeat for the process, and how far each of its units is. A worker that was given up comes back with it.
 
     Args:
         units: unit id -> (generation, progress 0..1).
+        counters: what the process has counted since it started.
     """
-    with db.begin() as tx:
+    with auto(db) as tx:
         run(
             tx,
             """
-            update omni.workers set heartbeat_at = now(), progress = progress + 1,
+            with moved as (
+              select p.* from unnest(cast(:ids as uuid[]), cast(:generations as int[]), cast(:progress as real[]))
+                as p(unit_id, generation, progress)
+            ), free as (
+              -- Progress is a courtesy: whoever ends one of them goes first.
+              select u.unit_id, m.progress from omni.units u join moved m using (unit_id, generation)
+              where u.state = 'running' and u.progress <> m.progress order by u.unit_id for no key update of u skip locked
+            ), told as (
+              update omni.units u set progress = free.progress from free where u.unit_id = free.unit_id
+            )
+            update omni.workers set heartbeat_at = now(), progress = progress + 1, counters = :counters, verdict = null,
               state = case state when 'gone' then 'running' else state end
             where worker_id = :worker_id
             """,
             worker_id=worker_id,
+            ids=list(units),
+            generations=[generation for generation, _ in units.values()],
+            progress=[progress for _, progress in units.values()],
+            counters=jsonb(counters),
         )
-        if units:
-            run(
-                tx,
-                """
-                update omni.units u set progress = p.progress
-                from unnest(cast(:ids as uuid[]), cast(:generations as int[]), cast(:progress as real[]))
-                  as p(unit_id, generation, progress)
-                where u.unit_id = p.unit_id and u.generation = p.generation and u.state = 'running'
-                """,
-                ids=list(units),
-                generations=[generation for generation, _ in units.values()],
-                progress=[progress for _, progress in units.values()],
-            )
 
 
 def set_state(db: Engine, worker_id: str, state: str) -> None:
-    with db.begin() as tx:
+    with auto(db) as tx:
         run(tx, "update omni.workers set state = :state where worker_id = :id", state=state, id=worker_id)
 
 
-def cancelled_units(db: Engine, worker_id: str) -> list[str]:
-    """Units this worker runs although their job is closed."""
-    with db.connect() as tx:
+def leave(db: Engine, worker_id: str, counters: dict[str, float]) -> None:
+    """A worker says goodbye; what it could not end is handed back at no cost."""
+    with auto(db) as tx:
+        run(
+            tx,
+            "update omni.workers set state = 'gone', verdict = :verdict, counters = :counters where worker_id = :id",
+            verdict=jsonb(asdict(Verdict(drained=True))),
+            counters=jsonb(counters),
+            id=worker_id,
+        )
+
+
+def bury(db: Engine, worker_id: str, verdict: Verdict | None) -> None:
+    """Its process is dead; None: nobody can tell what it worked on."""
+    with auto(db) as tx:
+        run(
+            tx,
+            "update omni.workers set state = 'gone', verdict = :verdict where worker_id = :id and state <> 'gone'",
+            verdict=jsonb(asdict(verdict)) if verdict is not None else None,
+            id=worker_id,
+        )
+
+
+def unwanted(db: Engine, worker_id: str, held: list[str]) -> set[str]:
+    """Those of the units this worker runs whose job is closed or gone."""
+    with auto(db) as tx:
         found = rows(
             tx,
             """
-            select u.unit_id from omni.units u join omni.jobs j using (job_id)
-            where u.worker_id = :worker_id and u.state = 'running' and j.state not in ('queued', 'running')
+            select h.unit_id::text from unnest(cast(:held as uuid[])) as h(unit_id)
+            where not exists (
+              select 1 from omni.units u join omni.jobs j using (job_id)
+              where u.unit_id = h.unit_id and j.state in ('queued', 'running') and j.revision = u.revision)
             """,
-            worker_id=worker_id,
+            held=held,
         )
-    return [str(one["unit_id"]) for one in found]
+    return {one["unit_id"] for one in found}
 
 
 def of_host(db: Engine, host: str) -> list[dict[str, Any]]:
     """Workers of this machine that have not said goodbye: {worker_id, pid, pid_started}."""
-    with db.connect() as tx:
+    with auto(db) as tx:
         return rows(
             tx, "select worker_id, pid, pid_started from omni.workers where host = :host and state <> 'gone'", host=host
         )
@@ -90,7 +142,7 @@ def of_host(db: Engine, host: str) -> list[dict[str, Any]]:
 
 def live(db: Engine, lease_s: float) -> list[dict[str, Any]]:
     """Workers heard of within a lease: {pool, version, backend, n}."""
-    with db.connect() as tx:
+    with auto(db) as tx:
         return rows(
             tx,
             """

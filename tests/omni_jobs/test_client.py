@@ -266,18 +266,16 @@ def test_a_restart_of_the_server_is_waited_for(settings: Settings, db: Engine) -
 
 def test_result_bytes_arrive_as_they_were(client: Client, db: Engine, blobs: BlobStore) -> None:
     from omni_jobs.store import results
-    from omni_jobs.store.settle import lock
+    from omni_jobs.store.settle import locked
 
     job = client.submit_uri("s3://media/a.mp4")
     data = bytes(range(256)) * 10_000
     blobs.put("k", data)
     digest = hashlib.sha256(data).hexdigest()
     row = {"name": "text.txt", "format": "txt", "key": "k", "media_type": "text/plain", "size_bytes": len(data)}
-    with db.begin() as tx:
-        held = lock(tx, job["id"])
-        assert held is not None
+    with locked(db, [job["id"]]) as (tx, held):
         results.commit(
-            tx, held, generation=1, prefix="p", answered_by={}, artifacts=[{**row, "sha256": digest}], content={}
+            tx, held[job["id"]], generation=1, prefix="p", answered_by={}, artifacts=[{**row, "sha256": digest}], content={}
         )
     assert b"".join(client.result(job["id"], "txt")) == data
     with pytest.raises(NotFound, match="txt"):

@@ -16,12 +16,14 @@ from omni_jobs.errors import SourceError
 from omni_jobs.job import Pool
 from omni_jobs.options import Options
 from omni_jobs.settings import Settings
-from omni_jobs.store import jobs, sources, units, workers
+from omni_jobs.store import claims, jobs, sources, units, workers
 from omni_jobs.store.jobs import NewJob, NewSource
-from omni_jobs.store.units import Claimed
+from omni_jobs.store.claims import Claimed
 from workers import prepare
 from workers.backends.backend import Identity
 from workers.context import CancelledUnit, Context, NotNow, Parts
+from workers.endings import Endings
+from workers.flight import Flight
 
 pytestmark = pytest.mark.servers
 
@@ -45,7 +47,9 @@ def parts(db: Engine, tmp_path: Path) -> Parts:
         blob_url=f"file://{tmp_path}/blobs", file_roots=(tmp_path / "shelf",), min_free_bytes=0, home=tmp_path / "home"
     )
     (tmp_path / "shelf").mkdir()
-    return Parts(settings, db, open_blobs(settings), tmp_path / "scratch", Identity("test", {}, "digest"))
+    endings, flight = Endings(db), Flight(tmp_path / "flight" / "worker")
+    identity = Identity("test", {}, "digest")
+    return Parts(settings, db, open_blobs(settings), tmp_path / "scratch", identity, endings, flight)
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def submit(db: Engine) -> Iterator[Callable[..., Claimed]]:
     def make(path: Path, uri: str = "", **options: Any) -> Claimed:
         source = NewSource(uri or path.as_uri(), path.name)
         jobs.insert(db, NewJob("acme", (source,), Options(**options).model_dump(mode="json")))
-        (unit,) = units.claim(db, worker, Pool.CPU, 1)
+        (unit,) = claims.claim(db, worker, Pool.CPU, 1)
         return unit
 
     yield make
@@ -63,7 +67,7 @@ def submit(db: Engine) -> Iterator[Callable[..., Claimed]]:
 
 def test_sound_becomes_spans_that_lie_in_the_store(parts: Parts, submit: Any, tmp_path: Path) -> None:
     unit = submit(tone(tmp_path / "shelf" / "a.wav"))
-    assert prepare.run(unit, Context(parts)) == {Pool.GPU}
+    assert prepare.run(unit, Context(parts, unit)) == {Pool.GPU}
     (span,) = [one for one in units.answers(parts.db, unit.job_id, 1) if one["kind"] == "span"]
     assert span["input"]["end_s"] == pytest.approx(2.0, abs=0.01)
     assert len(parts.blobs.get(span["input"]["blob"])) == pytest.approx(64044, abs=200)
@@ -74,7 +78,7 @@ def test_what_is_overwritten_later_is_answered_as_it_was(parts: Parts, submit: A
     path = tone(tmp_path / "shelf" / "a.wav")
     before = path.read_bytes()
     unit = submit(path)
-    prepare.run(unit, Context(parts))
+    prepare.run(unit, Context(parts, unit))
     path.write_bytes(b"something else")
     (source,) = sources.of_job(parts.db, unit.job_id)
     assert parts.blobs.get(source["snapshot"]) == before
@@ -88,7 +92,7 @@ def test_a_place_that_is_not_allowed_ends_the_job_with_a_reason(
     parts: Parts, submit: Any, tmp_path: Path, uri: str, type: str
 ) -> None:
     unit = submit(tmp_path / "x.wav", uri=uri)
-    prepare.run(unit, Context(parts))
+    prepare.run(unit, Context(parts, unit))
     job = jobs.get(parts.db, "acme", unit.job_id)
     assert (job["state"], job["error"]["type"]) == ("failed", type)
 
@@ -97,7 +101,7 @@ def test_a_link_out_of_the_allowed_folder_is_not_followed(parts: Parts, submit: 
     (tmp_path / "secret.wav").write_bytes(tone(tmp_path / "shelf" / "a.wav").read_bytes())
     (tmp_path / "shelf" / "link.wav").symlink_to(tmp_path / "secret.wav")
     unit = submit(tmp_path / "shelf" / "link.wav")
-    prepare.run(unit, Context(parts))
+    prepare.run(unit, Context(parts, unit))
     assert jobs.get(parts.db, "acme", unit.job_id)["error"]["type"] == "unsupported"
 
 
@@ -106,7 +110,7 @@ def test_a_task_that_the_medium_cannot_have_is_refused(
     parts: Parts, submit: Any, tmp_path: Path, task: str, type: str
 ) -> None:
     unit = submit(tone(tmp_path / "shelf" / "a.wav"), tasks=[task])
-    prepare.run(unit, Context(parts))
+    prepare.run(unit, Context(parts, unit))
     assert jobs.get(parts.db, "acme", unit.job_id)["error"]["type"] == type
 
 
@@ -114,8 +118,8 @@ def test_without_room_on_the_disk_it_waits_and_says_so(parts: Parts, submit: Any
     full = replace(parts, settings=parts.settings.model_copy(update={"min_free_bytes": 2**62}))
     unit = submit(tone(tmp_path / "shelf" / "a.wav"))
     with pytest.raises(NotNow, match="waiting for free disk"):
-        prepare.run(unit, Context(full))
-    assert prepare.run(unit, Context(parts)) == {Pool.GPU}
+        prepare.run(unit, Context(full, unit))
+    assert prepare.run(unit, Context(parts, unit)) == {Pool.GPU}
 
 
 def test_a_cancelled_preparation_stops(parts: Parts, submit: Any, tmp_path: Path) -> None:
@@ -131,4 +135,4 @@ def test_other_bytes_than_were_put_are_not_answered(parts: Parts, submit: Any, t
     parts.blobs.put("acme/k", b"RIFF....")
     sources.keep_snapshot(parts.db, unit.source_id or "", key="acme/k", sha256="0" * 64, size_bytes=8)
     with pytest.raises(SourceError, match="other bytes than were put"):
-        prepare.run(unit, Context(parts))
+        prepare.run(unit, Context(parts, unit))

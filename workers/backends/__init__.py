@@ -1,11 +1,17 @@
 """Who answers units: one protocol (`backend`), and the backends behind it."""
 
+from importlib import import_module
+from typing import Any
+
+from omni_jobs.errors import UsageError
 from omni_jobs.settings import Settings
 from workers.backends.backend import Backend, Identity
 
 
 def open_backend(settings: Settings) -> Backend:
     """The backend of the settings, ready to answer; its models load when they are first needed."""
+    if settings.backend != "embedded":
+        return _own(settings.backend)(settings)
     from workers.backends.embedded import Embedded
 
     return Embedded(settings)
@@ -13,6 +19,17 @@ def open_backend(settings: Settings) -> Backend:
 
 def identity_of(settings: Settings) -> Identity:
     """Who would answer, without loading anything."""
+    if settings.backend != "embedded":
+        return _own(settings.backend).identity_of(settings)
     from workers.backends.embedded import identity
 
     return identity(settings)
+
+
+def _own(name: str) -> Any:
+    """A backend of the user's: a class called with the settings, with a static `identity_of(settings)`."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"expected OMNI_BACKEND as package.module:Class, got {name!r}: {error}") from error

@@ -3,6 +3,7 @@
 A call holds one source: an answer may not depend on what else is being answered.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ class Identity:
     backend: str  # "embedded"
     models: dict[str, str]  # part -> model with version, such as {"speech": "whisper-base"}
     digest: str  # sha-256 over the weights of all parts
+    # Seconds of one slot for a second of media (span, clip) or a page: what tenants are charged, and what is "enough".
+    cost_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

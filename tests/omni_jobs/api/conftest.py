@@ -14,7 +14,7 @@ from omni_jobs.api.app import create_app
 from omni_jobs.blobs import BlobStore, open_blobs
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.settings import Settings
-from omni_jobs.store import open_database, results, units, workers
+from omni_jobs.store import attempts, claims, open_database, results, workers
 from omni_jobs.store.database import new_id
 from omni_jobs.store.units import NewUnit
 
@@ -91,25 +91,25 @@ def finish_job(db: Engine, blobs: BlobStore) -> Callable[[str], None]:
 
     def finish(job_id: str) -> None:
         for pool in (Pool.CPU, Pool.GPU, Pool.GPU, Pool.IO):
-            for unit in units.claim(db, worker, pool, 100):
+            for unit in claims.claim(db, worker, pool, 100):
                 if unit.job_id != job_id:
-                    units.release(db, unit)
+                    attempts.release(db, unit)
                 elif unit.kind is UnitKind.PREPARE:
                     span = NewUnit(UnitKind.SPAN, unit.source_id, amount=10.0)
-                    units.finish(db, unit, {}, follow=[span])
+                    attempts.finish(db, unit, {}, follow=[span])
                 elif unit.kind is UnitKind.DELIVER:
                     deliver(unit)
                 else:
-                    units.finish(db, unit, {"text": "Hi"})
+                    attempts.finish(db, unit, {"text": "Hi"})
 
-    def deliver(unit: units.Claimed) -> None:
+    def deliver(unit: claims.Claimed) -> None:
         prefix = f"{unit.tenant_id}/{unit.job_id}/1/1/"
         rows = []
         for name, (format, media_type, data) in FILES.items():
             blobs.put(prefix + name, data)
             row = {"name": name, "format": format, "media_type": media_type, "key": prefix + name}
             rows.append({**row, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-        units.finish(
+        attempts.finish(
             db,
             unit,
             {},

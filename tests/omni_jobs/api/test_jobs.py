@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 
 from omni_jobs.blobs import BlobStore
 from omni_jobs.job import Pool
-from omni_jobs.store import jobs, units, workers
+from omni_jobs.store import attempts, claims, jobs, workers
 from omni_jobs.store.database import new_id
 
 pytestmark = pytest.mark.servers
@@ -208,14 +208,14 @@ def test_wait_answers_when_the_job_changes(api: TestClient, db: Engine) -> None:
 def test_wait_sees_a_unit_advance(api: TestClient, db: Engine) -> None:
     job = upload(api).json()
     worker = workers.register(db, pool="cpu", host="h", pid=1, pid_started=1, version="t", backend=None)
-    claimed = units.claim(db, worker, Pool.CPU, 1000)
+    claimed = claims.claim(db, worker, Pool.CPU, 1000)
     unit = next(one for one in claimed if one.job_id == job["id"])
     etag = api.get(job["links"]["self"]).headers["etag"]
     workers.beat(db, worker, {unit.unit_id: (unit.generation, 0.5)})
     changed = api.get(job["links"]["self"], params={"wait": 20}, headers={"If-None-Match": etag})
     assert changed.status_code == 200 and changed.json()["state"] == "running"
     for one in claimed:
-        units.release(db, one)
+        attempts.release(db, one)
 
 
 @pytest.mark.parametrize("verb", ["get", "events", "result", "cancel"])

@@ -12,7 +12,7 @@ from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.intake.submit import Intake
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.settings import Settings
-from omni_jobs.store import results, sources, units, workers
+from omni_jobs.store import attempts, claims, results, sources, workers
 
 FILES = {
     "result.json": ("json", b'{"schema_version":"1"}\n'),
@@ -70,23 +70,23 @@ def finish_jobs(db: Engine, blobs: BlobStore) -> Callable[..., None]:
     def finish(*, fail: bool = False, text: bytes = b"Hi\n") -> None:
         problem = Problem(ErrorType.UNREADABLE, "this is no media") if fail else None
         for pool in (Pool.CPU, Pool.GPU, Pool.IO):
-            for unit in units.claim(db, worker, pool, 1000):
+            for unit in claims.claim(db, worker, pool, 1000):
                 if unit.kind is UnitKind.PREPARE and problem is not None:
                     source_id = unit.source_id or ""
-                    units.finish(db, unit, {}, also=lambda tx, _, id=source_id: sources.refuse(tx, id, problem))
+                    attempts.finish(db, unit, {}, also=lambda tx, _, id=source_id: sources.refuse(tx, id, problem))
                 elif unit.kind is UnitKind.DELIVER:
                     deliver(unit, text)
                 else:
-                    units.finish(db, unit, {})
+                    attempts.finish(db, unit, {})
 
-    def deliver(unit: units.Claimed, text: bytes) -> None:
+    def deliver(unit: claims.Claimed, text: bytes) -> None:
         prefix = f"{unit.tenant_id}/{unit.job_id}/1/1/"
         rows = []
         for name, (format, data) in {**FILES, "text.txt": ("txt", text)}.items():
             blobs.put(prefix + name, data)
             row = {"name": name, "format": format, "media_type": "text/plain", "key": prefix + name}
             rows.append({**row, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-        units.finish(
+        attempts.finish(
             db,
             unit,
             {},

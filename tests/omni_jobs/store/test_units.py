@@ -8,9 +8,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from omni_jobs.errors import ErrorType, Problem
-from omni_jobs.job import Pool, UnitKind
-from omni_jobs.store import events, jobs, results, units, workers
-from omni_jobs.store.units import Claimed, Fenced, NewUnit
+from omni_jobs.job import Outcome, Pool, UnitKind
+from omni_jobs.store import attempts, claims, events, jobs, results, workers
+from omni_jobs.store.attempts import Fenced
+from omni_jobs.store.claims import Claimed
+from omni_jobs.store.units import NewUnit
 
 pytestmark = pytest.mark.servers
 
@@ -20,8 +22,8 @@ def value(db: Engine, sql: str, **params: Any) -> Any:
         return tx.execute(text(sql), params).scalar()
 
 
-def one(db: Engine, worker: str, pool: Pool) -> Claimed:
-    (unit,) = units.claim(db, worker, pool, 1)
+def one(db: Engine, worker: str, pool: Pool, *, solo: bool = False) -> Claimed:
+    (unit,) = claims.claim(db, worker, pool, 1, solo=solo)
     return unit
 
 
@@ -29,7 +31,7 @@ def deliver(db: Engine, worker: str, coverage: list[dict[str, Any]] = []) -> Non
     unit = one(db, worker, Pool.IO)
     with db.connect() as tx:
         source = tx.execute(text("select source_id from omni.sources where job_id = :j"), {"j": unit.job_id}).scalar()
-    units.finish(
+    attempts.finish(
         db,
         unit,
         {},
@@ -49,8 +51,8 @@ def test_a_job_goes_from_queued_to_succeeded(db: Engine, make_job: Callable[...,
     job, worker = make_job(), make_worker()
     prepare = one(db, worker, Pool.CPU)
     assert jobs.get(db, "acme", job)["state"] == "running"
-    assert units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)]) == {Pool.GPU}
-    assert units.finish(db, one(db, worker, Pool.GPU), {"text": "hi"}) == {Pool.IO}
+    assert attempts.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)]) == {Pool.GPU}
+    assert attempts.finish(db, one(db, worker, Pool.GPU), {"text": "hi"}) == {Pool.IO}
     deliver(db, worker)
     found = jobs.get(db, "acme", job)
     assert (found["state"], found["result_revision"], found["progress"]["units_done"]) == ("succeeded", 1, 3)
@@ -62,8 +64,8 @@ def test_a_job_goes_from_queued_to_succeeded(db: Engine, make_job: Callable[...,
 def test_a_gap_makes_the_job_partial(db: Engine, make_job: Callable[..., str], make_worker: Any) -> None:
     job, worker = make_job(), make_worker()
     prepare = one(db, worker, Pool.CPU)
-    units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)])
-    units.finish(db, one(db, worker, Pool.GPU), {})
+    attempts.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)])
+    attempts.finish(db, one(db, worker, Pool.GPU), {})
     gap = {"position": 0, "medium": "speech", "state": "failed", "reason": "x", "start_s": 0, "end_s": 1, "page": None}
     deliver(db, worker, [gap])
     assert jobs.get(db, "acme", job)["state"] == "partial"
@@ -76,7 +78,7 @@ def test_two_claimers_never_get_the_same_unit(db: Engine, make_job: Callable[...
 
     def work(worker: str) -> list[str]:
         taken: list[str] = []
-        while batch := units.claim(db, worker, Pool.CPU, 3):
+        while batch := claims.claim(db, worker, Pool.CPU, 3):
             taken += [unit.unit_id for unit in batch]
         return taken
 
@@ -90,12 +92,12 @@ def test_an_answer_of_an_older_generation_is_refused(db: Engine, make_job: Any, 
     zombie, worker = make_worker(), make_worker()
     old = one(db, zombie, Pool.CPU)
     workers.set_state(db, zombie, "gone")
-    assert units.reap(db) == 1
+    assert attempts.reap(db) == {Outcome.LOST: 1}
     new = one(db, worker, Pool.CPU)
     assert (new.unit_id, new.generation) == (old.unit_id, 2)
     with pytest.raises(Fenced):
-        units.finish(db, old, {"from": "the grave"})
-    units.finish(db, new, {"from": "the living"})
+        attempts.finish(db, old, {"from": "the grave"})
+    attempts.finish(db, new, {"from": "the living"})
     assert value(db, "select answer->>'from' from omni.units where unit_id = :id", id=new.unit_id) == "the living"
     assert value(db, "select string_agg(outcome, ',' order by generation) from omni.attempts") == "lost,succeeded"
 
@@ -104,11 +106,11 @@ def test_the_same_finish_twice_is_one(db: Engine, make_job: Any, make_worker: An
     make_job()
     unit = one(db, make_worker(), Pool.CPU)
     follow = [NewUnit(UnitKind.SPAN, unit.source_id)]
-    units.finish(db, unit, {"n": 1}, follow=follow)
-    units.finish(db, unit, {"n": 1}, follow=follow)
+    attempts.finish(db, unit, {"n": 1}, follow=follow)
+    attempts.finish(db, unit, {"n": 1}, follow=follow)
     assert value(db, "select count(*) from omni.units where kind = 'span'") == 1
     with pytest.raises(Fenced):
-        units.finish(db, unit, {"n": 2})
+        attempts.finish(db, unit, {"n": 2})
 
 
 def test_the_third_loss_kills_a_unit_and_fails_its_job(db: Engine, make_job: Any, make_worker: Any) -> None:
@@ -117,9 +119,10 @@ def test_the_third_loss_kills_a_unit_and_fails_its_job(db: Engine, make_job: Any
         worker = make_worker()
         with db.begin() as tx:
             tx.execute(text("update omni.units set ready_at = now()"))
-        one(db, worker, Pool.CPU)
+        assert claims.quarantined(db, Pool.CPU) == (lost == 3)  # the last try is made with nothing beside it
+        one(db, worker, Pool.CPU, solo=lost == 3)
         workers.set_state(db, worker, "gone")
-        assert units.reap(db) == 1
+        assert attempts.reap(db) == {Outcome.LOST: 1}
         assert value(db, "select lost from omni.units where kind = 'prepare'") == lost
     found = jobs.get(db, "acme", job)
     assert (found["state"], found["error"]["type"]) == ("failed", "crashed")
@@ -130,8 +133,8 @@ def test_a_failure_is_retried_with_a_delay_and_then_dies(db: Engine, make_job: A
     problem = Problem(ErrorType.INTERNAL, "boom", retryable=True)
     for _ in range(3):
         unit = one(db, worker, Pool.CPU)
-        units.fail(db, unit, problem)
-        assert not units.claim(db, worker, Pool.CPU, 1)
+        attempts.fail(db, unit, problem)
+        assert not claims.claim(db, worker, Pool.CPU, 1)
         with db.begin() as tx:
             tx.execute(text("update omni.units set ready_at = now()"))
     assert jobs.get(db, "acme", job)["error"]["message"] == "boom"
@@ -141,7 +144,7 @@ def test_a_release_costs_nothing(db: Engine, make_job: Any, make_worker: Any) ->
     make_job()
     worker = make_worker()
     for _ in range(5):
-        units.release(db, one(db, worker, Pool.CPU))
+        attempts.release(db, one(db, worker, Pool.CPU))
     counts = value(db, "select (lost, failed, rejected, released)::text from omni.units")
     assert counts == "(0,0,0,5)"
 
@@ -153,9 +156,9 @@ def test_cancel_ends_a_job_in_any_phase_and_nothing_is_written_after(
     unit = one(db, worker, Pool.CPU)
     assert jobs.cancel(db, "acme", job)
     assert not jobs.cancel(db, "acme", job)
-    assert workers.cancelled_units(db, worker) == [unit.unit_id]
+    assert workers.unwanted(db, worker, [unit.unit_id]) == {unit.unit_id}
     with pytest.raises(Fenced):
-        units.finish(db, unit, {}, follow=[NewUnit(UnitKind.SPAN, unit.source_id)])
+        attempts.finish(db, unit, {}, follow=[NewUnit(UnitKind.SPAN, unit.source_id)])
     assert value(db, "select count(*) from omni.units where state in ('ready', 'running')") == 0
     assert value(db, "select count(*) from omni.units where kind = 'span'") == 0
 
@@ -163,8 +166,8 @@ def test_cancel_ends_a_job_in_any_phase_and_nothing_is_written_after(
 def test_a_claim_leaves_cancelled_jobs_alone(db: Engine, make_job: Any, make_worker: Any) -> None:
     job = make_job()
     jobs.cancel(db, "acme", job)
-    assert units.claim(db, make_worker(), Pool.CPU, 5) == []
-    assert not units.waiting(db)
+    assert claims.claim(db, make_worker(), Pool.CPU, 5) == []
+    assert not claims.waiting(db)
 
 
 def test_an_answer_to_the_same_question_is_taken_over(db: Engine, make_job: Any, make_worker: Any) -> None:
@@ -172,12 +175,12 @@ def test_an_answer_to_the_same_question_is_taken_over(db: Engine, make_job: Any,
     for reuse in (True, True, False):
         make_job(reuse=reuse)
         prepare = one(db, worker, Pool.CPU)
-        units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id, reuse_key="q")])
+        attempts.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id, reuse_key="q")])
         if not reuse:
-            assert len(units.claim(db, worker, Pool.GPU, 1)) == 1
+            assert len(claims.claim(db, worker, Pool.GPU, 1)) == 1
         else:
-            for unit in units.claim(db, worker, Pool.GPU, 1):
-                units.finish(db, unit, {"text": "hi"})
+            for unit in claims.claim(db, worker, Pool.GPU, 1):
+                attempts.finish(db, unit, {"text": "hi"})
             deliver(db, worker)
     assert value(db, "select count(*) from omni.units where kind = 'span' and reused_from is not null") == 1
 
@@ -187,27 +190,27 @@ def test_a_span_is_taken_over_with_its_words_or_not_at_all(db: Engine, make_job:
 
     def ask() -> str:
         job = make_job()
-        for unit in units.claim(db, worker, Pool.CPU, 5):
+        for unit in claims.claim(db, worker, Pool.CPU, 5):
             if unit.job_id == job:
-                units.finish(db, unit, {}, follow=[NewUnit(UnitKind.SPAN, unit.source_id, reuse_key="q")])
+                attempts.finish(db, unit, {}, follow=[NewUnit(UnitKind.SPAN, unit.source_id, reuse_key="q")])
             else:
-                units.release(db, unit)
+                attempts.release(db, unit)
         return job
 
     ask()
     span = one(db, worker, Pool.GPU)
-    units.finish(db, span, spoken, follow=[NewUnit(UnitKind.WORDS, span.source_id, input={"of": span.unit_id})])
+    attempts.finish(db, span, spoken, follow=[NewUnit(UnitKind.WORDS, span.source_id, input={"of": span.unit_id})])
     ask()
-    (again,) = units.claim(db, worker, Pool.GPU, 1)  # the words of the first are still open
-    units.release(db, again)
-    for unit in units.claim(db, worker, Pool.CPU, 1):
+    (again,) = claims.claim(db, worker, Pool.GPU, 1)  # the words of the first are still open
+    attempts.release(db, again)
+    for unit in claims.claim(db, worker, Pool.CPU, 1):
         redo = NewUnit(UnitKind.SPAN, unit.source_id, 7, {"redo_of": span.unit_id})
-        units.finish(db, unit, {"words": 1}, follow=[redo])
+        attempts.finish(db, unit, {"words": 1}, follow=[redo])
     job = ask()
     assert value(db, "select count(*) from omni.units where job_id = :j and kind = 'words'", j=job) == 0  # nor a redo
-    for unit in units.claim(db, worker, Pool.GPU, 5):
+    for unit in claims.claim(db, worker, Pool.GPU, 5):
         if unit.input.get("redo_of") == span.unit_id:
-            units.finish(db, unit, {"segments": []})
+            attempts.finish(db, unit, {"segments": []})
     job = ask()
     copied = "select count(*) from omni.units where job_id = :j and state = 'done' and reused_from is not null"
     assert value(db, copied, j=job) == 3
@@ -220,17 +223,17 @@ def test_the_phase_is_that_of_the_work(db: Engine, make_job: Any, make_worker: A
     job, worker = make_job(), make_worker()
     assert jobs.get(db, "acme", job)["phase"] == "prepare"
     prepare = one(db, worker, Pool.CPU)
-    units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)])
+    attempts.finish(db, prepare, {}, follow=[NewUnit(UnitKind.SPAN, prepare.source_id)])
     assert jobs.get(db, "acme", job)["phase"] == "map"
 
 
 def test_last_units_finished_at_once_settle_the_job_once(db: Engine, make_job: Any, make_worker: Any) -> None:
     job, worker = make_job(), make_worker()
     prepare = one(db, worker, Pool.CPU)
-    units.finish(db, prepare, {}, follow=[NewUnit(UnitKind.PAGE, prepare.source_id, n) for n in range(16)])
-    pages = units.claim(db, worker, Pool.GPU, 16)
+    attempts.finish(db, prepare, {}, follow=[NewUnit(UnitKind.PAGE, prepare.source_id, n) for n in range(16)])
+    pages = claims.claim(db, worker, Pool.GPU, 16)
     with ThreadPoolExecutor(16) as threads:
-        list(threads.map(lambda unit: units.finish(db, unit, {}), pages))
+        list(threads.map(lambda unit: attempts.finish(db, unit, {}), pages))
     assert value(db, "select count(*) from omni.units where kind = 'deliver'") == 1
     assert jobs.get(db, "acme", job)["phase"] == "deliver"
 
@@ -247,7 +250,7 @@ def test_a_worker_that_was_given_up_comes_back_with_its_next_beat(db: Engine, ma
     make_job()
     worker = make_worker()
     workers.set_state(db, worker, "gone")
-    assert units.claim(db, worker, Pool.CPU, 1) == []
-    workers.beat(db, worker, {})
-    assert len(units.claim(db, worker, Pool.CPU, 1)) == 1
-    assert units.reap(db) == 0
+    assert claims.claim(db, worker, Pool.CPU, 1) == []
+    workers.beat(db, worker, {}, {})
+    assert len(claims.claim(db, worker, Pool.CPU, 1)) == 1
+    assert attempts.reap(db) == {}
