@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from omni_jobs.errors import ErrorType, SourceError
+from omni_jobs.failpoints import reach
 from omni_jobs.job import Medium, Task, UnitKind
 from omni_jobs.options import Options, page_ranges
 from omni_jobs.store.database import new_id
@@ -183,6 +184,7 @@ class Cutting:
         """Put a unit's canonical media where the backend finds it."""
         unit_id, data = new_id(), media.to_bytes()
         stored = self._context.parts.blobs.put(self._unit.prefix + unit_id, data, media.media_type)
+        reach("prepare.put")
         return NewUnit(
             kind,
             self._unit.source_id,

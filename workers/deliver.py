@@ -5,6 +5,7 @@ from typing import Any
 
 from omni_jobs import __version__
 from omni_jobs.errors import Unavailable
+from omni_jobs.failpoints import reach
 from omni_jobs.job import JobState, Pool, UnitKind, UnitState
 from omni_jobs.result import Answerer, JobPart, Result, SourceResult
 from omni_jobs.store import jobs, results, sources, units
@@ -26,9 +27,11 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
     result = _result(unit, context, outcomes, assembled)
     prefix = unit.prefix
     files = render(result)
+    reach("deliver.assembled")
     artifacts = [_put(context, prefix, rendered) for rendered in files]
     keys = {artifact["name"]: artifact["key"] for artifact in artifacts}
     artifacts.append(_put(context, prefix, manifest(unit.job_id, unit.revision, unit.generation, files, keys)))
+    reach("deliver.verified")
     context.report(0.9)
     content = {source.source_id: rows_of(source) for source in assembled}
     return context.finish(
@@ -108,6 +111,7 @@ def _put(context: Context, prefix: str, rendered: Rendered) -> dict[str, Any]:
     """Put one artifact and read it back: what is not there whole is not delivered."""
     key = prefix + rendered.name
     stored = context.parts.blobs.put(key, rendered.data, rendered.media_type)
+    reach("deliver.put")
     back = context.parts.blobs.get(key)
     if hashlib.sha256(back).hexdigest() != stored.sha256:
         raise Unavailable(f"the object store gave other bytes for {key} than were put")

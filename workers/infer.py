@@ -5,6 +5,7 @@ from concurrent.futures import TimeoutError as NotYet
 from typing import Any
 
 from omni_jobs.errors import ErrorType, SourceError
+from omni_jobs.failpoints import reach
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.store import units
 from omni_jobs.store.claims import Claimed
@@ -24,6 +25,7 @@ REDO_POSITION = 1_000_000
 def run(unit: Claimed, context: Context) -> set[Pool]:
     """Answer a span, clip, page or reduce unit."""
     answer = _ask(unit, context)
+    reach("infer.answered")
     follow = _follow(unit, answer) if isinstance(answer, SpanAnswer) else []
     return context.finish(answer.model_dump(mode="json"), follow=follow)
 

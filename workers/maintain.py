@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from omni_jobs import __version__, telemetry
 from omni_jobs.blobs import BlobStore, open_blobs
 from omni_jobs.broker import Bell
+from omni_jobs.failpoints import reach
 from omni_jobs.job import Outcome
 from omni_jobs.settings import Settings
 from omni_jobs.store import attempts, claims, jobs, objects, open_database, pools, schema, workers
@@ -114,5 +115,6 @@ def collect(db: Engine, blobs: BlobStore, counters: Counters, *, keep_sources: b
         counters.add("objects_deleted", deleted)
         if one["again"] and deleted:
             counters.add("objects_deleted_late", deleted)
+    reach("collect.deleted")
     objects.dropped(db, [one["prefix"] for one in found])
     return len(found)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from omni_jobs.errors import ErrorType, SourceError, UsageError
+from omni_jobs.failpoints import reach
 from omni_jobs.job import Medium, Pool, Task, tasks_for
 from omni_jobs.options import Options
 from omni_jobs.store import jobs, objects, reuse, sources
@@ -35,9 +36,11 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
         if unit.reuse and (twin := _twin(unit, context, reuse_key)):
             return _take_over(unit, context, twin)
         with snapshot.fetch(context.parts, source, Path(folder) / "source", context.check) as file:
+            reach("prepare.kept")
             context.report(0.05)
             limits = Limits(settings.child_memory_bytes, settings.child_timeout_s, threads=settings.threads)
             prepared = _cut(unit, context, file, limits, Path(folder))
+        reach("prepare.cut")
         return _finish(unit, context, prepared, reuse_key)
     except SandboxCancelled as error:
         raise CancelledUnit from error
@@ -69,7 +72,9 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
         # A key of this attempt alone: one that was given up and still writes cannot mix its bytes with ours.
         key = keys.source_key(unit.tenant_id, unit.job_id, source["position"], unit.generation)
         patient(lambda: objects.reserve(db, prefix=key, tenant_id=unit.tenant_id, job_id=unit.job_id))
+        reach("prepare.reserved")
         stored = snapshot.take(context.parts, source, key, context.check)
+        reach("prepare.copied")
         kept = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
         patient(lambda: sources.keep_snapshot(db, unit, source["source_id"], **kept))
         source = {**source, "snapshot": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}

@@ -15,6 +15,7 @@ from structlog.contextvars import bound_contextvars
 from omni_jobs import telemetry
 from omni_jobs.broker import Bell
 from omni_jobs.errors import Unavailable, problem_of
+from omni_jobs.failpoints import reach
 from omni_jobs.job import Outcome, Pool, UnitKind
 from omni_jobs.store import claims, jobs, workers
 from omni_jobs.store.attempts import Ending, Fenced
@@ -126,6 +127,8 @@ class Pump:
         if self._solo and not claimed:
             self._solo = False  # a neighbour has it, or all have been
             self._woken.set()
+        if claimed:
+            reach("claim.taken")
         for unit in claimed:
             context = Context(self._parts, unit)
             with self._lock:

@@ -14,6 +14,7 @@ from omni_jobs.broker import TASK, Bell, make_app, queue_of
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.settings import Settings
 from omni_jobs.store import open_database, schema, workers
+from omni_jobs.store.database import new_id
 from workers import align, deliver, flight, infer, prepare
 from workers.backends import identity_of, open_backend
 from workers.context import Parts
@@ -38,11 +39,14 @@ def serve(settings: Settings, pool: Pool) -> None:
     db = open_database(settings.database_url, application=f"omni-jobs {pool.value}", ping=False)
     schema.require(db)
     bell = Bell(settings)
-    backend = open_backend(settings) if pool is Pool.GPU else None
+    worker_id = new_id()
+    record = flight.Flight(flight.folder(settings) / worker_id)
+    backend = open_backend(settings, record) if pool is Pool.GPU else None
     identity = backend.identity() if backend else identity_of(settings)
     slots = backend.capabilities().slots if backend else SLOTS[pool]
-    worker_id = workers.register(
+    workers.register(
         db,
+        worker_id,
         pool=pool.value,
         host=host(),
         pid=os.getpid(),
@@ -52,7 +56,6 @@ def serve(settings: Settings, pool: Pool) -> None:
         slots=slots,
     )
     counters, endings = Counters(), Endings(db)
-    record = flight.Flight(flight.folder(settings) / worker_id)
     with scratch_folder(settings.work_dir) as scratch:
         parts = Parts(settings, db, open_blobs(settings), scratch, identity, endings, record, backend)
         pump = Pump(parts, bell, pool, HANDLERS[pool], worker_id=worker_id, slots=slots, counters=counters)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine
 
 from omni_jobs.errors import ErrorType, OmniError, Problem
+from omni_jobs.failpoints import reach
 from omni_jobs.job import BACKOFF_S, MAX_FAILED, MAX_LOST, Outcome, Pool, UnitKind, UnitState
 from omni_jobs.store.database import auto, jsonb, rows, run, storable
 from omni_jobs.store.locks import LockedJob
@@ -76,6 +77,7 @@ def end(db: Engine, endings: Sequence[Ending]) -> list[set[Pool] | Fenced]:
     """
     said: list[set[Pool] | Fenced] = []
     with locked(db, [ending.unit.job_id for ending in endings]) as (tx, jobs):
+        reach("end.locked")
         held = _held(tx, endings)
         written: list[dict[str, Any]] = []
         for ending in endings:
@@ -94,9 +96,12 @@ def end(db: Engine, endings: Sequence[Ending]) -> list[set[Pool] | Fenced]:
                 written.append(_written(ending, "dead", problem=_closed(job), outcome=Outcome.RELEASED))
                 said.append(Fenced(f"job {job.job_id} has {job.state.value}"))
         _write(tx, written)
+        reach("end.written")
         for ending, answer in zip(endings, said, strict=True):
             if ending.outcome is Outcome.SUCCEEDED and not isinstance(answer, Fenced):
                 _follow(tx, jobs[ending.unit.job_id], ending, held[ending.unit.unit_id])
+        reach("end.followed")
+    reach("end.committed")
     return said
 
 

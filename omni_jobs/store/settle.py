@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine
 
 from omni_jobs.errors import ErrorType, Problem
+from omni_jobs.failpoints import reach
 from omni_jobs.job import PHASE_OF, JobState, Phase, Step, Tally, UnitKind, next_phase
 from omni_jobs.store.database import jsonb, rows, run
 from omni_jobs.store.locks import LockedJob, lock, save
@@ -24,6 +25,7 @@ def locked(db: Engine, job_ids: Iterable[str]) -> Iterator[tuple[Connection, dic
         yield tx, jobs
         settle(tx, jobs.values())
         save(tx, jobs.values())
+        reach("end.saved")
 
 
 def settle(tx: Connection, jobs: Iterable[LockedJob]) -> None:
@@ -34,6 +36,7 @@ def settle(tx: Connection, jobs: Iterable[LockedJob]) -> None:
         steps = [(job, step) for job, tally in _tallies(tx, idle) if (step := _step(job, tally)) is not None]
         for job, step in steps:
             _take(tx, job, step)
+            reach("settle.taken")
         # A job that got no units in its new phase goes on at once.
         moving = [job for job, _ in steps if job.open]
 

@@ -25,6 +25,7 @@ class Verdict:
 
 def register(
     db: Engine,
+    worker_id: str | None = None,
     *,
     pool: str,
     host: str,
@@ -35,7 +36,7 @@ def register(
     slots: int = 1,
 ) -> str:
     """Say that a worker has started; returns its id."""
-    worker_id = new_id()
+    worker_id = worker_id or new_id()
     with db.begin() as tx:
         run(
             tx,

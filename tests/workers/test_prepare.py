@@ -1,6 +1,5 @@
 """Preparation on a real database and a folder as object store: what becomes of a source before anything is asked."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from omni_jobs.errors import SourceError
 from omni_jobs.job import Pool
 from omni_jobs.options import Options
 from omni_jobs.settings import Settings
-from omni_jobs.store import claims, jobs, sources, units, workers
+from omni_jobs.store import claims, jobs, objects, sources, units, workers
 from omni_jobs.store.jobs import NewJob, NewSource
 from omni_jobs.store.claims import Claimed
 from workers import prepare
@@ -124,15 +123,16 @@ def test_without_room_on_the_disk_it_waits_and_says_so(parts: Parts, submit: Any
 
 def test_a_cancelled_preparation_stops(parts: Parts, submit: Any, tmp_path: Path) -> None:
     unit = submit(tone(tmp_path / "shelf" / "a.wav"))
-    cancelled = threading.Event()
-    cancelled.set()
+    context = Context(parts, unit)
+    context.cancel.set()
     with pytest.raises(CancelledUnit):
-        prepare.run(unit, Context(parts, cancelled))
+        prepare.run(unit, context)
 
 
 def test_other_bytes_than_were_put_are_not_answered(parts: Parts, submit: Any, tmp_path: Path) -> None:
     unit = submit(tone(tmp_path / "shelf" / "a.wav"))
+    objects.reserve(parts.db, prefix="acme/k", tenant_id="acme", job_id=unit.job_id)
     parts.blobs.put("acme/k", b"RIFF....")
-    sources.keep_snapshot(parts.db, unit.source_id or "", key="acme/k", sha256="0" * 64, size_bytes=8)
+    sources.keep_snapshot(parts.db, unit, unit.source_id or "", key="acme/k", sha256="0" * 64, size_bytes=8)
     with pytest.raises(SourceError, match="other bytes than were put"):
         prepare.run(unit, Context(parts, unit))

@@ -6,12 +6,13 @@ from typing import Any
 from omni_jobs.errors import UsageError
 from omni_jobs.settings import Settings
 from workers.backends.backend import Backend, Identity
+from workers.flight import Flight
 
 
-def open_backend(settings: Settings) -> Backend:
+def open_backend(settings: Settings, flight: Flight) -> Backend:
     """The backend of the settings, ready to answer; its models load when they are first needed."""
     if settings.backend != "embedded":
-        return _own(settings.backend)(settings)
+        return _own(settings.backend)(settings, flight)
     from workers.backends.embedded import Embedded
 
     return Embedded(settings)
@@ -27,7 +28,7 @@ def identity_of(settings: Settings) -> Identity:
 
 
 def _own(name: str) -> Any:
-    """A backend of the user's: a class called with the settings, with a static `identity_of(settings)`."""
+    """A backend of the user's: a class called with settings and flight record, with a static `identity_of(settings)`."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute)

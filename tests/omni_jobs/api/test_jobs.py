@@ -211,7 +211,7 @@ def test_wait_sees_a_unit_advance(api: TestClient, db: Engine) -> None:
     claimed = claims.claim(db, worker, Pool.CPU, 1000)
     unit = next(one for one in claimed if one.job_id == job["id"])
     etag = api.get(job["links"]["self"]).headers["etag"]
-    workers.beat(db, worker, {unit.unit_id: (unit.generation, 0.5)})
+    workers.beat(db, worker, {unit.unit_id: (unit.generation, 0.5)}, {})
     changed = api.get(job["links"]["self"], params={"wait": 20}, headers={"If-None-Match": etag})
     assert changed.status_code == 200 and changed.json()["state"] == "running"
     for one in claimed:

@@ -59,7 +59,7 @@ def test_a_ledger_row_gets_one_job_and_the_second_bytes_are_deleted(
 def test_bytes_stay_when_nobody_knows_whether_the_commit_happened(
     intake: Intake, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_off(*_: object) -> None:
+    def break_off(*_: object, **__: object) -> None:
         raise OperationalError("commit", {}, Exception("connection lost"), connection_invalidated=True)
 
     submission = handed(intake)

@@ -1,0 +1,1 @@
+"""What RELIABILITY promises, under fire: real processes are killed, frozen, cut off and flooded."""
