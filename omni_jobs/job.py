@@ -127,6 +127,9 @@ UNIT_MOVES: frozenset[tuple[UnitState, UnitState]] = frozenset(
     }
 )
 
+# What these add, a result can do without: if one dies its answers are whole, and `coverage` notes what is not known.
+ADDING = frozenset({UnitKind.SPEAKERS})
+
 # How often a unit may end so before it is dead.
 MAX_LOST = 3
 MAX_FAILED = 3
@@ -178,7 +181,8 @@ def next_phase(phase: Phase, tally: Tally, gaps: int = 0) -> Step | None:
         case Phase.DELIVER:
             if tally.dead.get(UnitKind.DELIVER, 0):
                 return Step(close=JobState.FAILED)
-            whole = not gaps and not tally.sources_failed and not sum(tally.dead.values())
+            dead = sum(number for kind, number in tally.dead.items() if kind not in ADDING)
+            whole = not gaps and not tally.sources_failed and not dead
             return Step(close=JobState.SUCCEEDED if whole else JobState.PARTIAL)
 
 

@@ -58,6 +58,7 @@ class NewUnit:
     reuse_key: str | None = None
     unit_id: str | None = None
     error: Problem | None = None
+    time_limit_s: float = 3600.0
 
 
 def claim(db: Engine, worker_id: str, pool: Pool, room: int) -> list[Claimed]:
@@ -194,6 +195,7 @@ def insert_all(tx: Connection, job: dict[str, Any], units: Iterable[NewUnit]) ->
             reuse_key=unit.reuse_key,
             unit_id=unit.unit_id,
             error=unit.error,
+            time_limit_s=unit.time_limit_s,
         )
 
 

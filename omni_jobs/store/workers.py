@@ -30,6 +30,21 @@ def register(
     return worker_id
 
 
+def any_has(db: Engine, part: str) -> bool:
+    """Whether a worker that lives has a model for this part, such as `speakers`."""
+    with db.connect() as tx:
+        found = row(
+            tx,
+            """
+            select exists (
+              select 1 from omni.workers where state <> 'gone' and jsonb_exists(backend -> 'models', :part)
+            ) as has
+            """,
+            part=part,
+        )
+    return bool(found and found["has"])
+
+
 def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]]) -> None:
     """One heartbeat for the process, and how far each of its units is. A worker that was given up comes back with it.
 
