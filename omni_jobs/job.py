@@ -128,6 +128,9 @@ UNIT_MOVES: frozenset[tuple[UnitState, UnitState]] = frozenset(
     }
 )
 
+# What these add, a result can do without: if one dies its answers are whole, and `coverage` notes what is not known.
+ADDING = frozenset({UnitKind.SPEAKERS})
+
 # How often a unit may end so before it is dead.
 MAX_LOST = 3
 MAX_FAILED = 3
@@ -180,7 +183,8 @@ def next_phase(phase: Phase, tally: Tally, *, strict: bool = False) -> Step | No
         case Phase.DELIVER:
             if tally.dead.get(UnitKind.DELIVER, 0):
                 return Step(close=JobState.FAILED)
-            if not (tally.gaps or tally.sources_failed or sum(tally.dead.values())):
+            dead = sum(number for kind, number in tally.dead.items() if kind not in ADDING)
+            if not (tally.gaps or tally.sources_failed or dead):
                 return Step(close=JobState.SUCCEEDED)
             return Step(close=JobState.FAILED if strict else JobState.PARTIAL)
 

@@ -21,6 +21,10 @@ class Options(BaseModel):
     tasks: tuple[Task, ...] = Field(default=(), description="What to do; empty: what the bytes call for (`auto`).")
     language: str = Field(default="", pattern=r"^([a-z]{2,3})?$", description=LANGUAGES)
     word_times: bool = Field(default=True, description="Start and end of every word by forced alignment.")
+    speakers: bool | None = Field(
+        default=None,
+        description="Tell apart who speaks (S1, S2, ...); null: where the workers have the extra `speakers`.",
+    )
     start_s: float = Field(default=0.0, ge=0, description="Leave out what lies before this second.")
     end_s: float | None = Field(default=None, gt=0, description="Leave out what lies after this second.")
     pages: str = Field(default="", description="Pages of a document, as `1-3,7`; empty: all.")

@@ -36,9 +36,18 @@ class Segment(Part):
     words: list[Word] = []
 
 
+class Turn(Part):
+    """Somebody speaks; turns of two people may overlap."""
+
+    start_s: float
+    end_s: float
+    speaker: str
+
+
 class Transcript(Part):
     language: str = Field(description="language of most of the speech, empty when nobody speaks")
     segments: list[Segment] = []
+    turns: list[Turn] = Field(default=[], description="who speaks when, named S1, S2, ... in order of first speech")
     notes: list[str] = Field(default=[], description="such as: why words have no aligned times")
 
 
@@ -108,7 +117,7 @@ class Covered(Part):
 
     medium: Literal["speech", "video", "page"]
     state: Literal["done", "empty", "failed"]
-    reason: str = ""
+    reason: str = Field(default="", description="why it is empty or failed; of done, what is not known of it")
     start_s: float | None = None
     end_s: float | None = None
     page: int | None = None

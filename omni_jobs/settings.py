@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     backend: str = Field(
         default="embedded",
         pattern=r"^(embedded|[\w.]+:\w+)$",
-        description="Who answers units: `embedded`, or `package.module:Class` of your own (called with these settings).",
+        description="Who answers units: `embedded`, or your own `package.module:Class`.",
     )
     whisper: str = Field(
         default="base", description="`base`, `fast` (tiny.en), or a folder with a CTranslate2 Whisper model."

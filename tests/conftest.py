@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -21,7 +22,7 @@ MEDIA = Path(os.environ.get("OMNI_TEST_MEDIA", Path(__file__).parents[2] / "shar
 @pytest.fixture(scope="session")
 def media() -> Path:
     """Real media with known content; tests that need it skip where it is missing."""
-    if not MEDIA.is_dir():
+    if not (MEDIA / "MANIFEST.json").is_file():
         pytest.skip(f"no test media at {MEDIA} (set OMNI_TEST_MEDIA)")
     return MEDIA
 
@@ -54,14 +55,27 @@ def _sibling(url: str, name: str) -> str:
     return f"{url.rpartition('/')[0]}/{name}"
 
 
-@pytest.fixture
-def database_url(server_url: str) -> Iterator[str]:
-    """A database of its own for one test, at the newest schema."""
+@contextmanager
+def _fresh_database(server_url: str) -> Iterator[str]:
     name = f"t_{new_id().replace('-', '')}"
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f"create database {name} template template_omni")  # type: ignore[arg-type]
         yield _sibling(server_url, name)
         connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """A database of its own for one test, at the newest schema."""
+    with _fresh_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def file_database_url(server_url: str) -> Iterator[str]:
+    """One database, at the newest schema, for all tests of a file."""
+    with _fresh_database(server_url) as url:
+        yield url
 
 
 @pytest.fixture

@@ -49,6 +49,18 @@ class WordsAnswer(Answer):
     segments: list[list[SpokenWord]] = []
 
 
+class SpeakerTurn(Answer):
+    start_s: float
+    end_s: float
+    speaker: str
+
+
+class SpeakersAnswer(Answer):
+    """Who speaks when, over a whole source, in time order; speakers are S1, S2, ... in order of first speech."""
+
+    turns: list[SpeakerTurn] = []
+
+
 class ScreenText(Answer):
     """Text seen in a frame; the box is in 0..1 of the frame."""
 

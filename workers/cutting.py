@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from omni_jobs.errors import ErrorType, SourceError
+from omni_jobs.errors import ErrorType, Problem, SourceError
+from omni_jobs.extras import HOW_SPEAKERS, has_speakers
 from omni_jobs.failpoints import reach
 from omni_jobs.job import Medium, Task, UnitKind
 from omni_jobs.options import Options, page_ranges
-from omni_jobs.store.database import new_id
 from omni_jobs.store.claims import Claimed
+from omni_jobs.store.database import new_id
 from omni_jobs.store.units import NewUnit
 from workers import keys
 from workers.context import Context
@@ -73,6 +74,7 @@ class Cutting:
         if sound is not None and Task.TRANSCRIBE in tasks:
             prepared.facts["gaps"] += _gaps("speech", sound.gaps)
             self._spans(sound, prepared)
+            self._speakers(prepared)
         ends_s = [sound.end_s, *(gap.end_s for gap in sound.gaps if gap.reason in REASONS)] if sound is not None else []
         if Task.CAPTION in tasks:
             ends_s.append(self._clips(found, prepared, sound))
@@ -110,6 +112,29 @@ class Cutting:
             media = CanonicalAudio(np.asarray(sound.samples[first:last], np.int16), start_s)
             prepared.units.append(self._put(UnitKind.SPAN, position, media, where, end_s - start_s))
             self._context.check()
+
+    def _speakers(self, prepared: Prepared) -> None:
+        """One unit over all spans, where there is speech and who speaks is wanted."""
+        wanted = has_speakers() if self._options.speakers is None else self._options.speakers
+        spans = list(prepared.units)
+        if not wanted or not spans or not prepared.facts["speech"]:
+            return
+        pieces = [[span.input["blob"], span.input["start_s"], span.input["end_s"]] for span in spans]
+        start_s, end_s = pieces[0][1], pieces[-1][2]
+        content = "\n".join(span.reuse_key or "" for span in spans).encode()
+        missing = Problem(ErrorType.UNSUPPORTED, f"speakers cannot be told apart here: {HOW_SPEAKERS}")
+        prepared.units.append(
+            NewUnit(
+                UnitKind.SPEAKERS,
+                self._unit.source_id,
+                input={"start_s": start_s, "end_s": end_s, "pieces": pieces},
+                amount=end_s - start_s,
+                reuse_key=keys.reuse_of_unit("speakers", content, {}, self._unit.options, self._identity),
+                error=None if has_speakers() else missing,
+                # Several times faster than the recording, but the machine may be busy.
+                time_limit_s=max(3600.0, end_s - start_s),
+            )
+        )
 
     # Pictures
 

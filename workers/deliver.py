@@ -6,7 +6,7 @@ from typing import Any
 from omni_jobs import __version__
 from omni_jobs.errors import Unavailable
 from omni_jobs.failpoints import reach
-from omni_jobs.job import JobState, Pool, UnitKind, UnitState
+from omni_jobs.job import ADDING, JobState, Pool, UnitKind, UnitState
 from omni_jobs.result import Answerer, JobPart, Result, SourceResult
 from omni_jobs.store import jobs, results, sources, units
 from omni_jobs.store.claims import Claimed
@@ -88,7 +88,7 @@ def _outcome(one: dict[str, Any]) -> UnitOutcome:
 
 def _result(unit: Claimed, context: Context, outcomes: list[SourceOutcome], assembled: list[SourceResult]) -> Result:
     job = jobs.get(context.parts.db, unit.tenant_id, unit.job_id)
-    dead = any(one.state is UnitState.DEAD for outcome in outcomes for one in outcome.units)
+    dead = any(one.state is UnitState.DEAD and one.kind not in ADDING for outcome in outcomes for one in outcome.units)
     gaps = any(gaps_of(source.coverage) or source.error for source in assembled)
     identity = context.parts.identity
     return Result(

@@ -13,9 +13,9 @@ import threading
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from omni_jobs.settings import Settings
-from omni_jobs.store.workers import Verdict
 
 SLOT = 17
 FREE, IN_FLIGHT, ENTERED = 0, 1, 2
@@ -64,7 +64,14 @@ class Flight:
         self._path.unlink(missing_ok=True)
 
 
-def read(path: Path) -> Verdict | None:
+class InFlight(NamedTuple):
+    """The units in question when a process died, and whether one was all it worked on."""
+
+    suspects: tuple[str, ...]
+    alone: bool
+
+
+def read(path: Path) -> InFlight | None:
     """Who was in question when the writer died; None without a record.
 
     In question are those that had newly entered, and where none had, all that were in flight.
@@ -77,4 +84,4 @@ def read(path: Path) -> Verdict | None:
     for start in range(0, len(data) - SLOT + 1, SLOT):
         if (state := data[start + 16]) in found:
             found[state].append(str(uuid.UUID(bytes=data[start : start + 16])))
-    return Verdict(tuple(found[ENTERED] or found[IN_FLIGHT]), alone=len(found[ENTERED]) + len(found[IN_FLIGHT]) == 1)
+    return InFlight(tuple(found[ENTERED] or found[IN_FLIGHT]), alone=len(found[ENTERED]) + len(found[IN_FLIGHT]) == 1)

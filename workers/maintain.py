@@ -77,7 +77,8 @@ def recover(db: Engine, settings: Settings, counters: Counters) -> dict[Outcome,
     for worker in workers.of_host(db, host()):
         if not is_alive(worker["pid"], worker["pid_started"]):
             record = records / str(worker["worker_id"])
-            verdict = flight.read(record)
+            found = flight.read(record)
+            verdict = workers.Verdict(*found) if found is not None else None
             workers.bury(db, str(worker["worker_id"]), verdict)
             record.unlink(missing_ok=True)
             counters.add("workers_dead")

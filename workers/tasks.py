@@ -26,7 +26,7 @@ from workers.pump import Handler, Pump
 log = telemetry.get_logger()
 
 HANDLERS: dict[Pool, dict[UnitKind, Handler]] = {
-    Pool.CPU: {UnitKind.PREPARE: prepare.run, UnitKind.WORDS: align.words},
+    Pool.CPU: {UnitKind.PREPARE: prepare.run, UnitKind.WORDS: align.words, UnitKind.SPEAKERS: align.speakers},
     Pool.GPU: dict.fromkeys((UnitKind.SPAN, UnitKind.CLIP, UnitKind.PAGE, UnitKind.REDUCE), infer.run),
     Pool.IO: {UnitKind.DELIVER: deliver.run},
 }

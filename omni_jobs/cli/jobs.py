@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from omni_jobs.cli.examples import examples
-from omni_jobs.cli.run import FAILED, PARTIAL, From, Language, NoReuse, Pages, PasswordFile, Tasks, To, request_of
+from omni_jobs.cli.run import (
+    FAILED,
+    PARTIAL,
+    From,
+    Language,
+    NoReuse,
+    Pages,
+    PasswordFile,
+    Speakers,
+    Tasks,
+    To,
+    request_of,
+)
 from omni_jobs.cli.times import clock, size
 from omni_jobs.errors import NotFound, Unavailable, UsageError
 
@@ -58,6 +70,7 @@ def submit(
     pages: Pages = "",
     start: From = None,
     end: To = None,
+    speakers: Speakers = None,
     password_file: PasswordFile = None,
     no_reuse: NoReuse = False,
     wait: Annotated[
@@ -70,7 +83,7 @@ def submit(
     from omni_jobs.cli.reach import reach
     from omni_jobs.errors import SourceError
 
-    request = request_of(task, language, pages, start, end, password_file, no_reuse)
+    request = request_of(task, language, pages, start, end, speakers, password_file, no_reuse)
     remote = "://" in source and not Path(source).exists()
     path = Path(source).expanduser()
     if not remote and not path.exists():

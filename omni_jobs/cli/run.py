@@ -43,6 +43,14 @@ To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Stop there
 PasswordFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="File with the password of encrypted PDFs, in one line.")
 ]
+Speakers = Annotated[
+    bool | None,
+    typer.Option(
+        "--speakers/--no-speakers",
+        help="Tell apart who speaks; default: where the extra `speakers` is installed.",
+        show_default=False,
+    ),
+]
 NoReuse = Annotated[bool, typer.Option("--no-reuse", help="Work again on what was answered before.")]
 
 
@@ -52,6 +60,7 @@ def add_to(app: typer.Typer) -> None:
             "omni-jobs run talk.mp4",
             "omni-jobs run recordings/ 'calls/**/*.mp3' --task transcribe --language en",
             "omni-jobs run film.mp4 --from 00:10:00 --to 00:12:30 --out film-notes",
+            "omni-jobs run interview.wav --speakers",
             "omni-jobs run report.pdf --pages 1-10 --password-file secret.txt",
             "omni-jobs run talk.mp4 --json | jq -r '.jobs[].files.srt'",
         )
@@ -66,6 +75,7 @@ def run(
     pages: Pages = "",
     start: From = None,
     end: To = None,
+    speakers: Speakers = None,
     password_file: PasswordFile = None,
     no_reuse: NoReuse = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite results of that name.")] = False,
@@ -83,7 +93,7 @@ def run(
     from omni_jobs.cli.outputs import Shelf
     from omni_jobs.cli.reach import reach
 
-    request = request_of(task, language, pages, start, end, password_file, no_reuse)
+    request = request_of(task, language, pages, start, end, speakers, password_file, no_reuse)
     found = expand(paths)
     folder = _made(out)
     work: Run | None = None
@@ -112,6 +122,7 @@ def request_of(
     pages: str,
     start: str | None,
     end: str | None,
+    speakers: bool | None,
     password_file: Path | None,
     no_reuse: bool,
 ) -> dict[str, Any]:
@@ -129,6 +140,8 @@ def request_of(
         given["start_s"] = seconds_of(start, "--from")
     if end is not None:
         given["end_s"] = seconds_of(end, "--to")
+    if speakers is not None:
+        given["speakers"] = speakers
     tasks = [choice.value for choice in dict.fromkeys(task or ())]
     if len(tasks) > 1 and TaskChoice.AUTO in tasks:
         raise UsageError("--task auto stands alone: it decides by the bytes")

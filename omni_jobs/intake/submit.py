@@ -13,11 +13,12 @@ from sqlalchemy import Engine
 from omni_jobs.blobs import BlobStore, Stored
 from omni_jobs.broker import Bell
 from omni_jobs.errors import OmniError, UsageError
+from omni_jobs.extras import HOW_SPEAKERS, has_speakers
 from omni_jobs.intake.places import allowed_place
 from omni_jobs.job import Pool, Task
 from omni_jobs.options import Options, TaskName
 from omni_jobs.settings import Settings
-from omni_jobs.store import jobs, objects
+from omni_jobs.store import jobs, objects, workers
 from omni_jobs.store.database import is_outage, new_id
 
 MAX_NAME = 255
@@ -114,6 +115,8 @@ class Intake:
         if len(json.dumps(submission.metadata)) > MAX_METADATA_BYTES:
             raise UsageError(f"metadata may have {MAX_METADATA_BYTES} bytes as JSON", pointer="/metadata")
         options = with_tasks(submission.options, submission.task).model_dump(mode="json")
+        if submission.options.speakers:
+            self._require_speakers()
         source = self._source_of(submission)
         return jobs.NewJob(
             tenant_id=self.settings.tenant,
@@ -130,6 +133,14 @@ class Intake:
             request_digest=request_digest(submission, source, options) if submission.idempotency_key else "",
             ledger_id=submission.ledger_id,
         )
+
+    def _require_speakers(self) -> None:
+        if not (has_speakers() or workers.any_has(self.db, "speakers")):
+            raise UsageError(
+                f"speakers cannot be told apart here: {HOW_SPEAKERS} where the workers run, or leave the option out",
+                pointer="/options/speakers",
+                kind="unsupported",
+            )
 
     def _source_of(self, submission: Submission) -> jobs.NewSource:
         if (stored := submission.stored) is not None:

@@ -125,9 +125,7 @@ def _may_end(ending: Ending, state: dict[str, Any]) -> bool:
     return state["state"] == "running" or late
 
 
-def _apply(
-    tx: Connection, job: LockedJob, ending: Ending, state: dict[str, Any], digest: str
-) -> dict[str, Any]:
+def _apply(tx: Connection, job: LockedJob, ending: Ending, state: dict[str, Any], digest: str) -> dict[str, Any]:
     """What to write for an attempt of an open job."""
     job.start()
     named = {"unit": ending.unit.unit_id, "kind": ending.unit.kind.value, "position": ending.unit.position}

@@ -97,7 +97,8 @@ with recursive allowed as (
   from taken
 ), reserved as (
   insert into omni.blobs (prefix, tenant_id, job_id, unit_id, generation, kind)
-  select p.prefix, t.tenant_id, t.job_id, t.unit_id, t.generation, case t.kind when 'prepare' then 'media' else 'result' end
+  select p.prefix, t.tenant_id, t.job_id, t.unit_id, t.generation,
+    case t.kind when 'prepare' then 'media' else 'result' end
   from placed p join taken t using (unit_id) where p.prefix is not null on conflict do nothing
 )
 select t.unit_id, t.job_id, t.tenant_id, t.source_id, t.revision, t.generation, t.kind, t.position, t.input, t.rung,

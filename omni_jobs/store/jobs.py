@@ -12,7 +12,8 @@ from omni_jobs.store import ledger, reuse
 from omni_jobs.store.database import jsonb, new_id, row, rows, run
 from omni_jobs.store.locks import LockedJob, lock
 from omni_jobs.store.settle import close, locked
-from omni_jobs.store.units import NewUnit, insert as insert_units
+from omni_jobs.store.units import NewUnit
+from omni_jobs.store.units import insert as insert_units
 
 # What a job shows of itself. Media seconds and pages count the map units, which carry them as `amount`.
 VIEW = """
@@ -115,15 +116,17 @@ def insert(db: Engine, job: NewJob, *, max_open: int | None = None) -> tuple[str
 INSERT = """
 with tenant as (
   insert into omni.tenants (tenant_id) values (:tenant_id) on conflict do nothing
+), most as (
+  select coalesce((select max_open_jobs from omni.tenants where tenant_id = :tenant_id),
+    cast(:max_open as integer)) as n
 ), room as (
-  select 1 as one where cast(:max_open as integer) is null or (
+  select 1 as one where (select n from most) is null or (select n from most) > (
     select count(*) from (
       select 1 from omni.jobs where tenant_id = :tenant_id and state in ('queued', 'running')
-      limit coalesce((select max_open_jobs from omni.tenants where tenant_id = :tenant_id), cast(:max_open as integer))
-    ) open) < coalesce((select max_open_jobs from omni.tenants where tenant_id = :tenant_id), cast(:max_open as integer))
+      limit (select n from most)) open)
 ), job as (
-  insert into omni.jobs (job_id, tenant_id, name, origin, origin_ref, options, secret, metadata, reuse, priority, due_at,
-    idempotency_key, request_digest, event_seq)
+  insert into omni.jobs (job_id, tenant_id, name, origin, origin_ref, options, secret, metadata, reuse, priority,
+    due_at, idempotency_key, request_digest, event_seq)
   select :job_id, :tenant_id, :name, :origin, :origin_ref, :options, :secret, :metadata, :reuse, :priority,
     coalesce(cast(:due_at as timestamptz), 'infinity'), :idempotency_key, :request_digest, 1 from room
   on conflict (tenant_id, idempotency_key) do nothing returning job_id
@@ -142,7 +145,8 @@ with tenant as (
   where blobs.job_id = job.job_id and kind = 'source' and blobs.state = 'writing'
 )
 insert into omni.events (job_id, seq, type, data)
-select job_id, 1, 'job.queued', jsonb_build_object('name', cast(:name as text), 'sources', cast(:uris as jsonb)) from job
+select job_id, 1, 'job.queued', jsonb_build_object('name', cast(:name as text), 'sources', cast(:uris as jsonb))
+from job
 """
 
 

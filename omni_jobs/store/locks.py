@@ -83,7 +83,8 @@ def save(tx: Connection, jobs: Iterable[LockedJob]) -> None:
         tx,
         """
         with change as (
-          select * from jsonb_to_recordset(:changed) as c(job_id uuid, state text, phase text, error jsonb, events jsonb)
+          select * from jsonb_to_recordset(:changed)
+            as c(job_id uuid, state text, phase text, error jsonb, events jsonb)
         ), saved as (
           update omni.jobs j set state = c.state, phase = c.phase,
             event_seq = j.event_seq + jsonb_array_length(c.events),

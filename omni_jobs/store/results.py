@@ -10,7 +10,6 @@ from omni_jobs.store.database import auto, jsonb, row, rows, run
 from omni_jobs.store.locks import LockedJob
 
 
-
 def commit(
     tx: Connection,
     job: LockedJob,

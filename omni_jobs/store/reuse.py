@@ -34,6 +34,10 @@ def delivered_twin(db: Engine, *, tenant_id: str, reuse_key: str, but_not: str) 
             select s.source_id from omni.sources s join omni.jobs j using (job_id)
             where s.reuse_key = :reuse_key and j.tenant_id = :tenant_id and j.state = 'succeeded'
               and s.job_id <> :but_not and s.error is null
+              -- A job may succeed without its speakers; who asks again wants them.
+              and not exists (select 1 from omni.units u
+                where u.job_id = s.job_id and u.revision = j.revision and u.source_id = s.source_id
+                  and u.state = 'dead')
             order by j.finished_at desc limit 1
             """,
             reuse_key=reuse_key,

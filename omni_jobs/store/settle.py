@@ -137,7 +137,10 @@ def _tallies(tx: Connection, jobs: list[LockedJob]) -> Iterator[tuple[LockedJob,
             wanted: {UnitKind(kind): n for kind, state, n in one["units"] if state == wanted}
             for wanted in ("done", "dead")
         }
-        yield of[one["job_id"]], Tally(0, count["done"], count["dead"], one["sources_failed"], one["sources"], one["gaps"])
+        yield (
+            of[one["job_id"]],
+            Tally(0, count["done"], count["dead"], one["sources_failed"], one["sources"], one["gaps"]),
+        )
 
 
 def _why(tx: Connection, job: LockedJob) -> Problem:

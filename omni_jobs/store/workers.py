@@ -56,6 +56,21 @@ def register(
     return worker_id
 
 
+def any_has(db: Engine, part: str) -> bool:
+    """Whether a worker that lives has a model for this part, such as `speakers`."""
+    with auto(db) as tx:
+        found = row(
+            tx,
+            """
+            select exists (
+              select 1 from omni.workers where state <> 'gone' and jsonb_exists(backend -> 'models', :part)
+            ) as has
+            """,
+            part=part,
+        )
+    return bool(found and found["has"])
+
+
 def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counters: dict[str, float]) -> None:
     """One heartbeat for the process, and how far each of its units is. A worker that was given up comes back with it.
 
@@ -73,7 +88,8 @@ def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counte
             ), free as (
               -- Progress is a courtesy: whoever ends one of them goes first.
               select u.unit_id, m.progress from omni.units u join moved m using (unit_id, generation)
-              where u.state = 'running' and u.progress <> m.progress order by u.unit_id for no key update of u skip locked
+              where u.state = 'running' and u.progress <> m.progress
+              order by u.unit_id for no key update of u skip locked
             ), told as (
               update omni.units u set progress = free.progress from free where u.unit_id = free.unit_id
             )

@@ -225,7 +225,9 @@ class Cluster:
         end = time.monotonic() + timeout_s
         while True:
             try:
-                found = self.sql("select state, count(*) as n from omni.jobs where job_id = any(%s) group by 1", list(jobs))
+                found = self.sql(
+                    "select state, count(*) as n from omni.jobs where job_id = any(%s) group by 1", list(jobs)
+                )
             except psycopg.OperationalError:
                 found = [{"state": "running", "n": 1}]
             counts = {one["state"]: one["n"] for one in found}
@@ -236,14 +238,16 @@ class Cluster:
 
     def stuck(self) -> str:
         found = self.sql(
-            """select u.kind, u.state, u.generation, u.lost, u.failed, u.released, u.alone, u.ready_at - now() as ready_in,
+            """select u.kind, u.state, u.generation, u.lost, u.failed, u.released, u.alone, u.ready_at - now() as wait,
                  w.state as worker, w.verdict from omni.units u left join omni.workers w using (worker_id)
                where u.state in ('ready', 'running') limit 20"""
         )
         return "\n".join(map(str, found))
 
     def logs(self) -> str:
-        return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in self.folder.glob("*.log"))
+        return "\n".join(
+            f"== {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in self.folder.glob("*.log")
+        )
 
     # What must hold afterwards
 
@@ -252,7 +256,9 @@ class Cluster:
         import hashlib
 
         ids = list(scripts)
-        results = self.sql("select job_id::text, count(*) as n from omni.results where job_id = any(%s) group by 1", ids)
+        results = self.sql(
+            "select job_id::text, count(*) as n from omni.results where job_id = any(%s) group by 1", ids
+        )
         assert {one["job_id"]: one["n"] for one in results} == dict.fromkeys(ids, 1)
         found = self.sql(
             "select job_id::text, position, text from omni.segments where job_id = any(%s) order by start_s", ids

@@ -39,6 +39,8 @@ PROMISED = {
     "container text, sha256 text, size_bytes bigint, duration_s double precision, pages integer, state text, "
     "phase text, error_type text, error_message text, units_total bigint, units_done bigint, units_dead bigint, "
     "reused_from uuid, created_at timestamp with time zone, finished_at timestamp with time zone",
+    "speakers": "job_id uuid, source_id uuid, source_name text, turn integer, speaker text, "
+    "start_s double precision, end_s double precision",
     "summaries": "job_id uuid, source_id uuid, source_name text, sentence integer, method text, text text, "
     "start_s double precision, end_s double precision, page integer",
     "transcript_segments": "job_id uuid, source_id uuid, source_name text, segment integer, start_s double precision, "
@@ -128,6 +130,9 @@ def insert_all(owner: Connection) -> dict[str, UUID]:
            media_type="text/plain", size_bytes=3, sha256="00")  # fmt: skip
     insert(owner, "units", unit_id=uuid4(), **ids, revision=1, kind="span", pool="gpu", state="done")
     insert(owner, "units", unit_id=uuid4(), **ids, revision=1, kind="words", pool="cpu", state="dead")
+    turns = [{"start_s": 1.5, "end_s": 4.25, "speaker": "S1"}]
+    insert(owner, "units", unit_id=uuid4(), **ids, revision=1, kind="speakers", pool="cpu", state="done",
+           answer={"turns": turns})  # fmt: skip
     return ids
 
 
@@ -170,7 +175,7 @@ def test_a_job_shows_how_far_it_is(owner: Connection) -> None:
     ids = insert_all(owner)
     job = as_reader(owner).execute("select * from omni_v1.jobs where job_id = %(job_id)s", ids).fetchone()
     assert job is not None
-    assert (job["units_total"], job["units_done"], job["units_dead"]) == (2, 1, 1)
+    assert (job["units_total"], job["units_done"], job["units_dead"]) == (3, 2, 1)
     assert (job["duration_s"], job["sources"], job["metadata"], job["revision"]) == (61.5, 1, {"case": 7}, 1)
 
 

@@ -6,12 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import Engine
 
@@ -21,6 +20,7 @@ from omni_jobs.errors import Conflict, NotFound, Refused, Unavailable, UsageErro
 from omni_jobs.settings import Settings
 from omni_jobs.store import jobs, open_database
 from omni_jobs.store.database import new_id
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.servers
 
@@ -66,18 +66,14 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def settings(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(file_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("client")
-    name = f"t_{new_id().replace('-', '')}"
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template template_omni")  # type: ignore[arg-type]
-        yield Settings(
-            home=folder / "home",
-            database_url=f"{server_url.rpartition('/')[0]}/{name}",
-            blob_url=(folder / "blobs").as_uri(),
-            broker_url="redis://127.0.0.1:1/0",
-        )
-        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+    return Settings(
+        home=folder / "home",
+        database_url=file_database_url,
+        blob_url=(folder / "blobs").as_uri(),
+        broker_url="redis://127.0.0.1:1/0",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +109,6 @@ def wav(tmp_path: Path) -> Path:
     path = tmp_path / 'my "tälk".wav'
     path.write_bytes(b"RIFF" * 1000)
     return path
-
-
-def eventually(holds: Callable[[], object], timeout_s: float = 10.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_a_file_goes_up_and_its_job_is_followed_to_its_end(client: Client, wav: Path, db: Engine) -> None:
@@ -210,8 +197,8 @@ def test_whoever_leaves_in_the_middle_leaves_nothing(
     kept = objects(settings)
     with begin_upload(server, 99_999_999) as connection:
         connection.sendall(bytes(sent))
-        assert eventually(lambda: sent < 2000 or objects(settings) != kept)
-    assert eventually(lambda: objects(settings) == kept)
+        assert eventually(lambda: sent < 2000 or objects(settings) != kept, 10)
+    assert eventually(lambda: objects(settings) == kept, 10)
     assert {one["id"] for one in client.list(limit=200)["jobs"]} == before
 
 
@@ -224,10 +211,10 @@ def test_a_mistake_that_comes_after_the_bytes_are_stored_deletes_them(server: Se
     with begin_upload(server, len(b"".join(parts))) as connection:
         connection.sendall(parts[0])
         # A file on its way has a name that begins with a dot.
-        assert eventually(lambda: any(path.name == "0" for path in objects(settings) - kept))
+        assert eventually(lambda: any(path.name == "0" for path in objects(settings) - kept), 10)
         connection.sendall(parts[1])
         assert b" 422 " in connection.recv(100)
-    assert eventually(lambda: objects(settings) == kept), (kept, objects(settings))
+    assert eventually(lambda: objects(settings) == kept, 10), (kept, objects(settings))
 
 
 def test_many_waiting_callers_do_not_keep_others_out(client: Client, server: Server) -> None:
@@ -275,7 +262,13 @@ def test_result_bytes_arrive_as_they_were(client: Client, db: Engine, blobs: Blo
     row = {"name": "text.txt", "format": "txt", "key": "k", "media_type": "text/plain", "size_bytes": len(data)}
     with locked(db, [job["id"]]) as (tx, held):
         results.commit(
-            tx, held[job["id"]], generation=1, prefix="p", answered_by={}, artifacts=[{**row, "sha256": digest}], content={}
+            tx,
+            held[job["id"]],
+            generation=1,
+            prefix="p",
+            answered_by={},
+            artifacts=[{**row, "sha256": digest}],
+            content={},
         )
     assert b"".join(client.result(job["id"], "txt")) == data
     with pytest.raises(NotFound, match="txt"):

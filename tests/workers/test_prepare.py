@@ -10,19 +10,16 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from omni_jobs.blobs import open_blobs
 from omni_jobs.errors import SourceError
 from omni_jobs.job import Pool
 from omni_jobs.options import Options
 from omni_jobs.settings import Settings
 from omni_jobs.store import claims, jobs, objects, sources, units, workers
-from omni_jobs.store.jobs import NewJob, NewSource
 from omni_jobs.store.claims import Claimed
+from omni_jobs.store.jobs import NewJob, NewSource
+from tests.workers.parts import make_parts
 from workers import prepare
-from workers.backends.backend import Identity
 from workers.context import CancelledUnit, Context, NotNow, Parts
-from workers.endings import Endings
-from workers.flight import Flight
 
 pytestmark = pytest.mark.servers
 
@@ -41,14 +38,11 @@ def tone(path: Path, seconds: float = 2.0, rate: int = 16000) -> Path:
 
 @pytest.fixture
 def parts(db: Engine, tmp_path: Path) -> Parts:
-    (tmp_path / "scratch").mkdir()
     settings = Settings(
         blob_url=f"file://{tmp_path}/blobs", file_roots=(tmp_path / "shelf",), min_free_bytes=0, home=tmp_path / "home"
     )
     (tmp_path / "shelf").mkdir()
-    endings, flight = Endings(db), Flight(tmp_path / "flight" / "worker")
-    identity = Identity("test", {}, "digest")
-    return Parts(settings, db, open_blobs(settings), tmp_path / "scratch", identity, endings, flight)
+    return make_parts(db, settings, tmp_path)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def identity_of(settings: Settings) -> Identity:
 
 
 def _own(name: str) -> Any:
-    """A backend of the user's: a class called with settings and flight record, with a static `identity_of(settings)`."""
+    """A user's own: a class called with settings and flight record, with a static `identity_of(settings)`."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute)

@@ -21,13 +21,16 @@ from workers.answers import ClipAnswer, PageAnswer, ReduceAnswer, ShotAnswer
 from workers.results.clean import clean
 from workers.results.coverage import coverage_of
 from workers.results.outcome import SourceOutcome, UnitOutcome
+from workers.results.speakers import told_apart
 from workers.results.transcript import transcript_of
 
 
 def assemble(source: SourceOutcome) -> SourceResult:
     source = _storable(source)
     whole = source.error is None
-    transcript = transcript_of(source) if whole and Task.TRANSCRIBE in source.tasks else None
+    transcript = None
+    if whole and Task.TRANSCRIBE in source.tasks:
+        transcript = told_apart(transcript_of(source), source.units)
     captions = _captions(source) if whole and Task.CAPTION in source.tasks else None
     document = _document(source) if whole and Task.DOCUMENT in source.tasks else None
     return SourceResult(

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from omni_jobs.job import Task, UnitKind, UnitState
 from omni_jobs.result import Captions, Coverage, Covered, Document, Total, Transcript
 from workers.results.outcome import SourceOutcome, UnitOutcome
+from workers.results.speakers import untold
 from workers.results.stretches import Layer, Stretch, minus, ms, overlap, painted, seconds, union
 
 # Speech without words below this length, beside words, is their breath and fade; so is a pause between words.
@@ -95,7 +96,11 @@ def _speech(source: SourceOutcome, whole: Stretch, transcript: Transcript) -> li
         Layer(WORDLESS, wordless),
         Layer(DONE, heard),
     ]
-    return _without_pauses(painted(whole, QUIET, layers))
+    pieces = _without_pauses(painted(whole, QUIET, layers))
+    if reason := untold(source.units):
+        # The words are there: that is no gap.
+        return [(low, high, Verdict("done", reason) if verdict == DONE else verdict) for low, high, verdict in pieces]
+    return pieces
 
 
 def _wordless(heard: Iterable[Stretch], words: Sequence[Stretch], failed: Sequence[Stretch]) -> list[Stretch]:

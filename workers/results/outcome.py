@@ -12,7 +12,7 @@ class UnitOutcome:
 
     Attributes:
         input: span: {"start_s", "end_s", "speech": [[a, b], ...], "redo_of"?: unit id}; clip: {"start_s", "end_s"};
-            page: {"page", "width_pt", "height_pt"}; words: {"of": unit id of its span}.
+            page: {"page", "width_pt", "height_pt"}; words: {"of": unit id of its span}; speakers: {"start_s", "end_s"}.
         answer: the model of `workers.answers` for its kind as JSON, None when dead.
         kept: the best rejected answer, delivered with a warning where there is no other.
         error: {"type", "message", "retryable"} when dead.

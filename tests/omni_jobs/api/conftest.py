@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 import structlog
 from fastapi.testclient import TestClient
@@ -15,7 +14,6 @@ from omni_jobs.blobs import BlobStore, open_blobs
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.settings import Settings
 from omni_jobs.store import attempts, claims, open_database, results, workers
-from omni_jobs.store.database import new_id
 from omni_jobs.store.units import NewUnit
 
 KEY = "a key of thirty-two letters or so"
@@ -28,25 +26,21 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def settings(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(file_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """One database and one store for the tests of a file."""
     folder = tmp_path_factory.mktemp("api")
     (folder / "files").mkdir()
-    name = f"t_{new_id().replace('-', '')}"
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template template_omni")  # type: ignore[arg-type]
-        yield Settings(
-            home=folder / "home",
-            database_url=f"{server_url.rpartition('/')[0]}/{name}",
-            blob_url=(folder / "blobs").as_uri(),
-            # Nobody listens: the API must do without.
-            broker_url="redis://127.0.0.1:1/0",
-            api_key=KEY,
-            file_roots=(folder / "files",),
-            s3_sources=("media",),
-            max_upload_bytes=4 << 20,
-        )
-        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+    return Settings(
+        home=folder / "home",
+        database_url=file_database_url,
+        blob_url=(folder / "blobs").as_uri(),
+        # Nobody listens: the API must do without.
+        broker_url="redis://127.0.0.1:1/0",
+        api_key=KEY,
+        file_roots=(folder / "files",),
+        s3_sources=("media",),
+        max_upload_bytes=4 << 20,
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

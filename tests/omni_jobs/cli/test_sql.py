@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -20,30 +19,26 @@ JOB, SOURCE = "01993f5a-0000-7000-8000-000000000001", "01993f5a-0000-7000-8000-0
 
 
 @pytest.fixture(scope="module")
-def filled(server_url: str) -> Iterator[str]:
+def filled(file_database_url: str) -> str:
     """A database with one delivered job; nobody here can change it."""
-    with psycopg.connect(server_url, autocommit=True) as server:
-        server.execute("create database cli_sql template template_omni")
-        url = f"{server_url.rpartition('/')[0]}/cli_sql"
-        with psycopg.connect(url) as owner:
-            owner.execute("insert into omni.tenants (tenant_id) values ('local') on conflict do nothing")
-            owner.execute(
-                "insert into omni.jobs (job_id, tenant_id, name, origin, state, result_revision)"
-                " values (%s, 'local', 'talk', 'api', 'succeeded', 1)",
-                (JOB,),
-            )
-            owner.execute(
-                "insert into omni.sources (source_id, job_id, position, uri, name, duration_s)"
-                " values (%s, %s, 0, 'upload:talk.mp4', 'talk.mp4', 61.5)",
-                (SOURCE, JOB),
-            )
-            owner.execute(
-                "insert into omni.segments (job_id, source_id, revision, position, start_s, end_s, text, words)"
-                " values (%s, %s, 1, 0, 65, 70, 'the quarterly budget is fine', '[]')",
-                (JOB, SOURCE),
-            )
-        yield url
-        server.execute("drop database cli_sql with (force)")
+    with psycopg.connect(file_database_url) as owner:
+        owner.execute("insert into omni.tenants (tenant_id) values ('local') on conflict do nothing")
+        owner.execute(
+            "insert into omni.jobs (job_id, tenant_id, name, origin, state, result_revision)"
+            " values (%s, 'local', 'talk', 'api', 'succeeded', 1)",
+            (JOB,),
+        )
+        owner.execute(
+            "insert into omni.sources (source_id, job_id, position, uri, name, duration_s)"
+            " values (%s, %s, 0, 'upload:talk.mp4', 'talk.mp4', 61.5)",
+            (SOURCE, JOB),
+        )
+        owner.execute(
+            "insert into omni.segments (job_id, source_id, revision, position, start_s, end_s, text, words)"
+            " values (%s, %s, 1, 0, 65, 70, 'the quarterly budget is fine', '[]')",
+            (JOB, SOURCE),
+        )
+    return file_database_url
 
 
 @pytest.fixture

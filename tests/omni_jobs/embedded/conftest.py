@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -93,15 +93,6 @@ def processes_of(home: Path) -> dict[int, str]:
         if pid != os.getpid() and identify(pid) and (name in command or name in surroundings or inside):
             found[pid] = command.replace(b"\0", b" ").decode(errors="replace")
     return found
-
-
-def eventually(holds: Callable[[], object], timeout_s: float = 5.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from omni_jobs.embedded.client import Stack, connect, stop
 from omni_jobs.embedded.home import Home, running
 from omni_jobs.errors import Unavailable
 from omni_jobs.settings import Settings
+from tests.waiting import eventually
 
-from .conftest import REPOSITORY, eventually, processes_of, supervisor_command
+from .conftest import REPOSITORY, processes_of, supervisor_command
 
 
 @pytest.fixture

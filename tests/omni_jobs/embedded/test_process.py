@@ -11,8 +11,9 @@ from omni_jobs.embedded import process as process_module
 from omni_jobs.embedded.identity import Identity, alive, identify, signal_exactly
 from omni_jobs.embedded.process import Process, rotate
 from omni_jobs.embedded.upkeep import Upkeep
+from tests.waiting import eventually
 
-from .conftest import REPOSITORY, eventually
+from .conftest import REPOSITORY
 
 # A parent that starts a child as we do, says its pid and waits to be killed.
 PARENT = """

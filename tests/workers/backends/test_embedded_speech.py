@@ -1,12 +1,12 @@
 import multiprocessing
 import shutil
-import wave
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from omni_jobs.errors import OmniError, Refused, SourceError, UsageError
 from workers.answers import SpanAnswer, SpokenSegment
@@ -17,7 +17,6 @@ from workers.inputs import CanonicalAudio
 pytest.importorskip("faster_whisper")
 from workers.backends.embedded.speech import Speech, doubtful, looping, merged, padded, windows, words_of
 
-MEDIA = Path(__file__).parents[3].parent / "shared" / "media" / "speech"
 START_S = 60.0
 
 
@@ -32,16 +31,8 @@ def speech(cache: Path) -> Speech:
 
 
 @pytest.fixture(scope="module")
-def reading() -> CanonicalAudio:
-    """Ten seconds of LJ001-0001 at 16 kHz."""
-    file = MEDIA / "lj_words" / "LJ001-0001.wav"
-    if not file.is_file():
-        pytest.skip(f"no {file}: the developers' media are not here")
-    with wave.open(str(file)) as sound:
-        rate, data = sound.getframerate(), sound.readframes(sound.getnframes())
-    samples = np.frombuffer(data, "<i2").astype(np.float64)
-    at = np.arange(int(len(samples) * 16_000 / rate)) * rate / 16_000
-    return CanonicalAudio(np.interp(at, np.arange(len(samples)), samples).astype(np.int16), START_S)
+def reading(lj001: NDArray[np.int16]) -> CanonicalAudio:
+    return CanonicalAudio(lj001, START_S)
 
 
 def ask(speech: Speech, audio: CanonicalAudio, language: str = "", rung: int = 0, **more: object) -> SpanAnswer:

@@ -1,26 +1,13 @@
 """Fixtures of the media tests; what makes the files is `tiny`."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-# `tests` is no installed package, and importlib mode adds no path.
-sys.path.insert(0, str(Path(__file__).parents[3]))
-
 from tests.workers.media.tiny import Writer, plain_pictures, tone
 from workers.media.sandbox import Limits
-
-MEDIA = Path(__file__).parents[4] / "shared/media"
-
-
-@pytest.fixture(scope="session")
-def media() -> Path:
-    if not (MEDIA / "MANIFEST.json").exists():
-        pytest.skip(f"the developer media are not at {MEDIA}")
-    return MEDIA
 
 
 @pytest.fixture

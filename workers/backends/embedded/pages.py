@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from workers.answers import Box, PageAnswer
-from workers.backends.embedded.layout import Piece, blocks_of, pieces_of
+from workers.backends.embedded.layout import blocks_of
 from workers.backends.embedded.ocr import IsCancelled, Ocr, Picture, Reading, turned_back
+from workers.backends.embedded.pieces import Piece, pieces_of
 from workers.inputs import CanonicalPage, PageWord
 
 UNMAPPABLE_SHARE = 0.1

