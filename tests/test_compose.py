@@ -114,7 +114,9 @@ def test_the_workers_take_the_pools_that_are_started_here() -> None:
 
 
 def test_the_commands_of_the_images_exist() -> None:
-    for words in re.findall(r"^CMD \[(.+)\]$", DOCKERFILE, re.MULTILINE):
+    commands = re.findall(r"^CMD \[(.+)\]$", DOCKERFILE, re.MULTILINE)
+    assert commands
+    for words in commands:
         python, dash_m, module, *pool = (word.strip(' "') for word in words.split(","))
         assert (python, dash_m) == ("python", "-m") and module in MODULES
         assert importlib.util.find_spec(f"{module}.__main__") and set(pool) <= set(POOLS)
@@ -140,7 +142,9 @@ def test_the_settings_have_values_that_they_can_have(monkeypatch: pytest.MonkeyP
 
 
 def test_variables_of_the_images_are_settings() -> None:
-    for name in re.findall(r"\bOMNI_\w+(?==)", DOCKERFILE):
+    names = re.findall(r"\bOMNI_\w+(?==)", DOCKERFILE)
+    assert "OMNI_HOME" in names
+    for name in names:
         assert name.removeprefix("OMNI_").lower() in Settings.model_fields, name
 
 
@@ -214,7 +218,9 @@ def test_extras_and_stages_of_the_dockerfile_exist() -> None:
 
 
 def test_what_is_installed_is_pinned_and_does_not_run_as_root() -> None:
-    for line in re.findall(r"pip install .*", DOCKERFILE):
+    lines = re.findall(r"pip install .*", DOCKERFILE)
+    assert lines
+    for line in lines:
         assert "--no-cache-dir" in line
         assert "constraints.txt" in line or "--no-deps" in line, line
     for target in {service["build"]["target"] for service in ours().values()}:

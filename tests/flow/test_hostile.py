@@ -84,6 +84,7 @@ def test_nobody_died_of_it(stack: Running, ended: Any) -> None:
 
 def test_what_was_left_out_is_in_the_coverage(stack: Running, ended: Any) -> None:
     partial = [job for job in ended.values() if job["state"] == "partial"]
+    assert len(partial) > 3  # eight, but a decoder may come to hear or see through damage
     for job in partial:
         gaps = stack.sql("select reason from omni_v1.coverage where job_id = %s and state = 'failed'", job["id"])
         assert gaps and all(gap["reason"] for gap in gaps)

@@ -81,7 +81,7 @@ def test_no_more_rows_than_asked_for(database: str, run: Run) -> None:
     [
         "delete from omni.jobs",
         "create table mine (a int)",
-        "set transaction read write",
+        "set transaction read write; delete from omni.jobs",
         "select * from omni.jobs",
         "set role omni",
         "alter role omni_read superuser",
@@ -93,8 +93,8 @@ def test_no_more_rows_than_asked_for(database: str, run: Run) -> None:
 def test_writing_is_refused(database: str, run: Run, statement: str) -> None:
     before = run("sql", "select count(*) as n from omni_v1.jobs", "--json").document
     ran = run("sql", statement)
-    assert ran.err.startswith("error: ") or statement.startswith("set transaction")
-    assert ran.status == 2 or statement.startswith("set transaction")
+    assert ran.err.startswith("error: ")
+    assert ran.status == 2
     assert run("sql", "select count(*) as n from omni_v1.jobs", "--json").document == before == [{"n": 1}]
 
 
