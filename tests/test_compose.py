@@ -340,7 +340,7 @@ def test_a_worker_is_well_while_its_own_heart_beats(database_url: str) -> None:
     with db.begin() as tx:
         tx.exec_driver_sql("update omni.workers set heartbeat_at = now() - interval '31 s'")
     assert run_check("worker-cpu", database_url) == 1
-    workers.beat(db, worker_id, {})
+    workers.beat(db, worker_id, {}, {})
     assert run_check("worker-cpu", database_url) == 0
     workers.set_state(db, worker_id, "gone")
     assert run_check("worker-cpu", database_url) == 1
