@@ -5,6 +5,8 @@ second (until `maintain` looks) and a doubled one costs a claim that finds nothi
 """
 
 import threading
+import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +16,7 @@ from celery import Celery
 from omni_jobs.settings import Settings
 
 TASK = "omni.work"
+GATHER_S = 0.02  # calls for a pool within this time are one message
 
 
 def queue_of(pool: str) -> str:
@@ -34,7 +37,7 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": 120,
+            "visibility_timeout": settings.visibility_s,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "retry_on_timeout": True,
@@ -55,23 +58,30 @@ class Bell:
         )
         self._lock = threading.Lock()
         self._pending: set[str] = set()
+        self._wanted = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
 
     def wake(self, pool: str) -> None:
-        """Say that a pool has work; off the caller's thread, and once while one is on its way."""
+        """Say that a pool has work: returns at once; what is said meanwhile of the same pool is said once."""
         with self._lock:
-            if pool in self._pending:
-                return
             self._pending.add(pool)
-        threading.Thread(target=self._ring, args=(pool, 1), name=f"wake-{pool}", daemon=True).start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
+                self._thread.start()
+        self._wanted.set()
 
-    def _ring(self, pool: str, most: int) -> None:
-        with self._lock:
-            self._pending.discard(pool)
-        try:
-            self.ring(pool, most)
-        except Exception:
-            # Redis is down: `maintain` looks again within a second, the row is the outbox.
-            pass
+    def _run(self) -> None:
+        while not self._closed:
+            self._wanted.wait()
+            self._wanted.clear()
+            with self._lock:
+                pools, self._pending = self._pending, set()
+            for pool in pools:
+                # Redis is down: `maintain` looks again within a second, the row is the outbox.
+                with suppress(Exception):
+                    self.ring(pool, 1)
+            time.sleep(GATHER_S)
 
     def ring(self, pool: str, most: int) -> int:
         """Send wake-ups until `most` are waiting in the pool's queue; returns how many were sent.
@@ -89,6 +99,8 @@ class Bell:
         return int(self._redis.llen(queue_of(pool)))  # type: ignore[arg-type]
 
     def close(self) -> None:
+        self._closed = True
+        self._wanted.set()
         self._redis.close()
         self._app.close()
 

@@ -47,14 +47,25 @@ def _parse(text: str) -> dict[str, tuple[int, str]]:
     return armed
 
 
-_armed = _parse(os.environ.get("OMNI_FAILPOINTS", ""))
+_armed: dict[str, tuple[int, str]] = {}
 _reached: dict[str, int] = {}
 _lock = threading.Lock()
 
 
-def _reach(name: str) -> None:
-    if name not in _armed:
-        return
+def arm(text: str) -> None:
+    """Arm what `text` names, and nothing else."""
+    _armed.clear()
+    _reached.clear()
+    _armed.update(_parse(text))
+
+
+def reach(name: str) -> None:
+    """The code is at this place. Off, this is a look at an empty dict."""
+    if name in _armed:
+        _act(name)
+
+
+def _act(name: str) -> None:
     with _lock:
         times = _reached[name] = _reached.get(name, 0) + 1
     only, action = _armed[name]
@@ -70,8 +81,4 @@ def _reach(name: str) -> None:
             time.sleep(float(seconds))
 
 
-def _off(name: str) -> None:
-    """Nothing is armed in this process."""
-
-
-reach = _reach if _armed else _off
+arm(os.environ.get("OMNI_FAILPOINTS", ""))

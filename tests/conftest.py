@@ -16,6 +16,11 @@ from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.store import open_database, schema
 from omni_jobs.store.database import new_id
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--scale", type=float, default=0.1, help="of the fault tests: 1 runs their full numbers")
+
+
 MEDIA = Path(os.environ.get("OMNI_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
 
 

@@ -52,8 +52,7 @@ _loading = threading.Lock()
 def words(unit: Claimed, context: Context) -> set[Pool]:
     """Align the words of the span that `unit.input["of"]` names."""
     parts = context.parts
-    spans = units.answers(parts.db, unit.job_id, unit.revision, unit.source_id)
-    span = next((one for one in spans if str(one["unit_id"]) == unit.input["of"]), None)
+    span = units.answer(parts.db, unit.input["of"])
     if span is None or span["answer"] is None or span["kind"] != UnitKind.SPAN.value:
         raise SourceError(ErrorType.INTERNAL, f"the span {unit.input['of']} has no answer")
     answer = SpanAnswer.model_validate(span["answer"])

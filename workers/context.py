@@ -1,6 +1,7 @@
 """What a handler is given besides its unit: the parts it may use, its cancel flag, and where to report progress."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,13 +69,20 @@ class Context:
     parts: Parts
     unit: Claimed
     cancel: threading.Event = field(default_factory=threading.Event)
+    stalled: bool = False  # it was cancelled because it stood still
     progress: float = 0.0
     moves: int = 0
+    moved_at: float = field(default_factory=time.monotonic)
+
+    def still_s(self) -> float:
+        """Seconds since it last reported."""
+        return time.monotonic() - self.moved_at
 
     def report(self, progress: float) -> None:
         """Say how far the unit is, 0..1; raises `CancelledUnit` when it is not wanted any more."""
         self.progress = min(max(progress, self.progress), 1.0)
         self.moves += 1
+        self.moved_at = time.monotonic()
         self.check()
 
     def part(self, start: float, end: float) -> Callable[[float], None]:

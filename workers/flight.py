@@ -42,6 +42,8 @@ class Flight:
     def enter(self, unit_id: str) -> None:
         """The process has begun to work on a unit."""
         with self._lock:
+            if unit_id in self._slots:
+                return  # an earlier attempt at it, given up meanwhile, is still here
             slot = self._slots[unit_id] = self._free.pop()
             self._map[slot * SLOT : slot * SLOT + 16] = uuid.UUID(unit_id).bytes
             self._map[slot * SLOT + 16] = IN_FLIGHT

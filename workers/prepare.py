@@ -71,7 +71,8 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
     if source["snapshot"] is None:
         # A key of this attempt alone: one that was given up and still writes cannot mix its bytes with ours.
         key = keys.source_key(unit.tenant_id, unit.job_id, source["position"], unit.generation)
-        patient(lambda: objects.reserve(db, prefix=key, tenant_id=unit.tenant_id, job_id=unit.job_id))
+        mine = {"unit_id": unit.unit_id, "generation": unit.generation}
+        patient(lambda: objects.reserve(db, prefix=key, tenant_id=unit.tenant_id, job_id=unit.job_id, **mine))
         reach("prepare.reserved")
         stored = snapshot.take(context.parts, source, key, context.check)
         reach("prepare.copied")

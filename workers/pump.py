@@ -5,6 +5,8 @@ running unit. A wake-up only sets a flag. Guarantees: an attempt is ended exactl
 hands back what it cannot end; a unit that may only run alone does.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,12 +16,13 @@ from structlog.contextvars import bound_contextvars
 
 from omni_jobs import telemetry
 from omni_jobs.broker import Bell
-from omni_jobs.errors import Unavailable, problem_of
+from omni_jobs.errors import ErrorType, Problem, Unavailable, problem_of
 from omni_jobs.failpoints import reach
 from omni_jobs.job import Outcome, Pool, UnitKind
-from omni_jobs.store import claims, jobs, workers
+from omni_jobs.store import attempts, claims, jobs, workers
 from omni_jobs.store.attempts import Ending, Fenced
 from omni_jobs.store.claims import Claimed
+from omni_jobs.store.database import is_outage
 from workers.context import CancelledUnit, Context, NotNow, Parts, Rejected
 from workers.counters import Counters
 from workers.patience import patient
@@ -31,6 +34,7 @@ CANCEL_S = 0.5  # how often it is asked what is not wanted any more
 ALONE_S = 0.5  # how often it is asked whether a unit must run alone
 IDLE_S = 5.0  # an idle pump looks for work so often even if nobody wakes it
 GATHER_S = 0.004  # slots that come free within this time are filled by one claim
+STUCK_S = 10.0  # a unit that is told to stop has so long
 AWAY_S = 5.0  # a unit whose store or backend does not answer waits so long
 
 
@@ -50,13 +54,12 @@ class Pump:
     ) -> None:
         self._parts, self._bell, self._pool, self._handlers = parts, bell, pool, handlers
         self._worker_id, self._slots, self._counters = worker_id, slots, counters
-        self._running: dict[str, tuple[Claimed, Context]] = {}
+        self._running: dict[tuple[str, int], tuple[Claimed, Context]] = {}  # by unit and generation
         self._solo, self._asked = False, 0.0  # whether the next unit, or the one that runs, is to be alone
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._draining = threading.Event()
         self._closed = threading.Event()
-        self._moved = (0, time.monotonic())
         self._work_threads = ThreadPoolExecutor(slots, thread_name_prefix="unit")
         self._threads = [
             threading.Thread(target=self._claim_loop, name="claim", daemon=True),
@@ -132,7 +135,7 @@ class Pump:
         for unit in claimed:
             context = Context(self._parts, unit)
             with self._lock:
-                self._running[unit.unit_id] = (unit, context)
+                self._running[unit.unit_id, unit.generation] = (unit, context)
             self._work_threads.submit(self._work, unit, context)
         if len(claimed) == room:
             # Our slots are full and there may be more: a neighbour may help.
@@ -153,7 +156,7 @@ class Pump:
             finally:
                 self._parts.flight.leave(unit.unit_id)
                 with self._lock:
-                    self._running.pop(unit.unit_id, None)
+                    self._running.pop((unit.unit_id, unit.generation), None)
                 self._woken.set()
                 seconds = time.monotonic() - started
                 self._counters.add("unit_seconds", seconds, kind=unit.kind.value)
@@ -176,6 +179,9 @@ class Pump:
     def _give_up(self, unit: Claimed, context: Context, error: Exception) -> set[Pool]:
         """An attempt without an answer: whose fault it was decides what it costs."""
         match error:
+            case CancelledUnit() if context.stalled:
+                problem = Problem(ErrorType.TIMEOUT, "the unit stood still for too long", retryable=True)
+                ending = Ending(unit, Outcome.FAILED, problem=problem)
             case CancelledUnit():
                 ending = Ending(unit, Outcome.RELEASED)
             case NotNow():
@@ -184,6 +190,9 @@ class Pump:
             case Unavailable():
                 # The store or the backend is away: that is not the unit's fault.
                 log.warning("unit.waits", reason=str(error))
+                ending = Ending(unit, Outcome.RELEASED, delay_s=AWAY_S)
+            case _ if is_outage(error):
+                log.warning("unit.waits", reason=f"the database went away: {error}"[:200])
                 ending = Ending(unit, Outcome.RELEASED, delay_s=AWAY_S)
             case Rejected():
                 log.warning("unit.rejected", gate=error.gate, reason=str(error))
@@ -210,33 +219,42 @@ class Pump:
         while not self._closed.wait(CANCEL_S):
             try:
                 self._cancel_unwanted()
-                if time.monotonic() - beaten >= every_s and self._alive():
+                if time.monotonic() - beaten >= every_s:
                     self._beat()
                     beaten = time.monotonic()
             except Exception as error:
                 log.warning("beat.failed", error=str(error)[:300])
-
-    def _alive(self) -> bool:
-        """Whether anything moved lately, or nothing runs."""
-        with self._lock:
-            moves = sum(context.moves for _, context in self._running.values()) if self._running else -1
-        if moves != self._moved[0] or moves == -1:
-            self._moved = (moves, time.monotonic())
-        return time.monotonic() - self._moved[1] < self._parts.settings.stall_s
+            self._end_stalled()
 
     def _beat(self) -> None:
+        db, worker_id = self._parts.db, self._worker_id
         with self._lock:
-            running = {
-                unit_id: (unit.generation, context.progress) for unit_id, (unit, context) in self._running.items()
-            }
-        workers.beat(self._parts.db, self._worker_id, running, self._counters.totals())
+            running = {unit.unit_id: (unit.generation, context.progress) for unit, context in self._running.values()}
+            held = list(self._running)
+        workers.beat(db, worker_id, running, self._counters.totals())
+        if back := attempts.hand_back(db, worker_id, held, 2 * self._parts.settings.lease_s):
+            self._counters.add("units_handed_back", back)
 
     def _cancel_unwanted(self) -> None:
         with self._lock:
             held = list(self._running)
         if not held:
             return
-        unwanted = workers.unwanted(self._parts.db, self._worker_id, held)
+        unwanted = workers.unwanted(self._parts.db, held)
         with self._lock:
-            for unit_id in unwanted & self._running.keys():
-                self._running[unit_id][1].cancel.set()
+            for key in unwanted & self._running.keys():
+                self._running[key][1].cancel.set()
+
+    def _end_stalled(self) -> None:
+        """A unit that stands still is told to stop; if it cannot, this process dies, and its record says of whom."""
+        stall_s = self._parts.settings.stall_s
+        with self._lock:
+            still = [(unit, context) for unit, context in self._running.values() if context.still_s() > stall_s]
+        for _, context in still:
+            context.stalled = True
+            context.cancel.set()
+        stuck = [unit.unit_id for unit, context in still if context.still_s() > stall_s + STUCK_S]
+        if stuck:
+            log.error("worker.stuck", units=stuck)
+            self._parts.flight.step(stuck)
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -313,6 +313,38 @@ def reap(db: Engine, limit: int = 500) -> dict[Outcome, int]:
     return counts
 
 
+def hand_back(db: Engine, worker_id: str, held: Sequence[tuple[str, int]], older_s: float) -> int:
+    """Release what a worker is said to run and does not: a claim or an ending whose commit got no answer.
+
+    Args:
+        held: (unit, generation) it does run.
+        older_s: claims younger than this may be on their way to it.
+
+    Returns:
+        How many.
+    """
+    with auto(db) as tx:
+        found = rows(
+            tx,
+            """
+            select u.unit_id::text, u.job_id::text, u.generation, u.kind, u.position from omni.units u
+            where u.worker_id = :worker_id and u.state = 'running'
+              and u.claimed_at < now() - make_interval(secs => :older_s)
+              and not exists (
+                select 1 from unnest(cast(:ids as uuid[]), cast(:generations as int[])) as h(unit_id, generation)
+                where h.unit_id = u.unit_id and h.generation = u.generation)
+            """,
+            worker_id=worker_id,
+            ids=[unit_id for unit_id, _ in held],
+            generations=[generation for _, generation in held],
+            older_s=older_s,
+        )
+    if found:
+        units = [Stale(**one | {"kind": UnitKind(one["kind"])}) for one in found]
+        end(db, [Ending(unit, Outcome.RELEASED) for unit in units])
+    return len(found)
+
+
 def _blame(one: dict[str, Any]) -> Ending:
     unit = Stale(one["unit_id"], one["job_id"], one["generation"], UnitKind(one["kind"]), one["position"])
     verdict = one["verdict"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from uuid_utils import compat as uuids
 
 from omni_jobs.errors import UsageError
@@ -35,7 +36,13 @@ def open_database(url: str, *, size: int = 8, application: str = "omni-jobs", pi
         pool_recycle=1800,
         # Parameters hold secrets and whole transcripts: neither belongs into an error's text.
         hide_parameters=True,
-        connect_args={"application_name": application, "connect_timeout": 10},
+        connect_args={
+            "application_name": application,
+            "connect_timeout": 10,
+            # A server whose machine is gone is noticed within half a minute.
+            "keepalives_idle": 10,
+            "tcp_user_timeout": 30_000,
+        },
     )
 
 
@@ -90,15 +97,18 @@ def run_many(tx: Connection, sql: str, params: list[dict[str, Any]]) -> None:
         tx.execute(text(sql), params)
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether the database went away, so that the same call may be repeated later."""
-    from psycopg import errors
-    from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+# What passes by itself: connections, shutdown and start of the server, too many clients, deadlock, serialisation.
+PASSING = re.compile(r"08...|57P0[123]|53300|40P01|40001")
 
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database went away, so that the same call may be repeated later. What it refused stays refused."""
+    if isinstance(error, PoolTimeout):
         return True
-    if isinstance(error, TimeoutError):
-        return True
-    if isinstance(error, OperationalError | InterfaceError):
-        return not isinstance(error.orig, errors.QueryCanceled | errors.DeadlockDetected)
-    return False
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return PASSING.fullmatch(state) is not None
+    # Without a code it never reached the server, or the server never answered.
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)

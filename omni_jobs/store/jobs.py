@@ -15,6 +15,9 @@ from omni_jobs.store.settle import close, locked
 from omni_jobs.store.units import NewUnit
 from omni_jobs.store.units import insert as insert_units
 
+# A day of video is decoded in hours; one that stands still is noticed long before (`OMNI_STALL_S`).
+PREPARE_LIMIT_S = 86_400.0
+
 # What a job shows of itself. Media seconds and pages count the map units, which carry them as `amount`.
 VIEW = """
 select j.job_id, j.tenant_id, j.name, j.origin, j.options, j.metadata, j.state, j.phase, j.revision, j.error, j.waiting,
@@ -137,9 +140,10 @@ with tenant as (
   insert into omni.sources (source_id, job_id, position, uri, name, snapshot, sha256, size_bytes)
   select source_id, :job_id, position, uri, name, snapshot, sha256, size_bytes from source
 ), units as (
-  insert into omni.units (unit_id, job_id, tenant_id, source_id, revision, kind, pool, position, priority, due_at)
+  insert into omni.units (unit_id, job_id, tenant_id, source_id, revision, kind, pool, position, priority, due_at,
+    time_limit_s)
   select unit_id, :job_id, :tenant_id, source_id, 1, 'prepare', 'cpu', position, :priority,
-    coalesce(cast(:due_at as timestamptz), 'infinity') from source
+    coalesce(cast(:due_at as timestamptz), 'infinity'), :time_limit_s from source
 ), kept as (
   update omni.blobs set state = 'live', changed_at = now() from job
   where blobs.job_id = job.job_id and kind = 'source' and blobs.state = 'writing'
@@ -171,6 +175,7 @@ def _insert(tx: Connection, job: NewJob, sources: list[dict[str, Any]], max_open
             max_open=max_open,
             sources=jsonb(sources),
             uris=jsonb([source.uri for source in job.sources]),
+            time_limit_s=PREPARE_LIMIT_S,
         )
     )
 
@@ -349,7 +354,14 @@ def retry(db: Engine, tenant_id: str, job_id: str, *, secret: dict[str, Any] | N
             id=job_id,
             whole=whole,
         )
-        insert_units(tx, job, [NewUnit(UnitKind.PREPARE, one["source_id"], one["position"]) for one in again])
+        insert_units(
+            tx,
+            job,
+            [
+                NewUnit(UnitKind.PREPARE, one["source_id"], one["position"], time_limit_s=PREPARE_LIMIT_S)
+                for one in again
+            ],
+        )
         return job.revision
 
 

@@ -16,19 +16,23 @@ AGAIN_S = 3600.0
 UPLOAD_S = 24 * 3600.0
 
 
-def reserve(db: Engine, *, prefix: str, tenant_id: str, job_id: str, kind: str = "source") -> None:
-    """Say that objects will be put below a prefix, or at a key."""
+def reserve(
+    db: Engine, *, prefix: str, tenant_id: str, job_id: str, unit_id: str | None = None, generation: int | None = None
+) -> None:
+    """Say that a source will be put at a key: by an upload, or by an attempt at its prepare unit."""
     with auto(db) as tx:
         run(
             tx,
             """
-            insert into omni.blobs (prefix, tenant_id, job_id, kind) values (:prefix, :tenant_id, :job_id, :kind)
+            insert into omni.blobs (prefix, tenant_id, job_id, unit_id, generation, kind)
+            values (:prefix, :tenant_id, :job_id, cast(:unit_id as uuid), cast(:generation as integer), 'source')
             on conflict (prefix) do nothing
             """,
             prefix=prefix,
             tenant_id=tenant_id,
             job_id=job_id,
-            kind=kind,
+            unit_id=unit_id,
+            generation=generation,
         )
 
 
@@ -42,7 +46,6 @@ def condemn(db: Engine) -> int:
               select b.prefix from omni.blobs b left join omni.units u on u.unit_id = b.unit_id
               where b.state = 'writing' and case
                 when b.unit_id is null then b.changed_at < now() - make_interval(secs => :upload_s)
-                  or exists (select 1 from omni.jobs j where j.job_id = b.job_id and j.finished_at is not null)
                 else u.unit_id is null or u.generation <> b.generation or u.state in ('done', 'dead') end
               limit 1000 for update of b skip locked
             )

@@ -1,7 +1,7 @@
 """Taking over answers that were given before: of a whole source, or of single units.
 
 A unit is taken over with what hangs on it: the words of a span, the speech that was redone. Copies get ids made of
-the new job and the old unit, so that what refers to another unit can be told the new one.
+the new source and the old unit, so that what refers to another unit can be told the new one.
 """
 
 from typing import Any
@@ -162,7 +162,7 @@ def _copy(tx: Connection, job: LockedJob, source_id: Any, which: str, **params: 
         tx,
         COPY + which,
         job_id=job.job_id,
-        salt=f"{job.job_id}/{job.revision}",
+        salt=f"{job.job_id}/{job.revision}/{source_id}",
         source_id=source_id,
         revision=job.revision,
         priority=job.priority,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from omni_jobs.errors import Problem
 from omni_jobs.job import POOL_OF, UnitKind
-from omni_jobs.store.database import auto, jsonb, new_id, rows, run
+from omni_jobs.store.database import auto, jsonb, new_id, row, rows, run
 from omni_jobs.store.locks import LockedJob
 from omni_jobs.store.reuse import take_units
 
@@ -98,6 +98,12 @@ def answers(db: Engine, job_id: str, revision: int, source_id: str | None = None
             revision=revision,
             source_id=source_id,
         )
+
+
+def answer(db: Engine, unit_id: str) -> dict[str, Any] | None:
+    """{kind, answer} of one unit."""
+    with auto(db) as tx:
+        return row(tx, "select kind, answer from omni.units where unit_id = :id", id=unit_id)
 
 
 def dead(db: Engine, tenant_id: str, *, limit: int = 100) -> list[dict[str, Any]]:

@@ -133,20 +133,23 @@ def bury(db: Engine, worker_id: str, verdict: Verdict | None) -> None:
         )
 
 
-def unwanted(db: Engine, worker_id: str, held: list[str]) -> set[str]:
-    """Those of the units this worker runs whose job is closed or gone."""
+def unwanted(db: Engine, held: list[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Those of these (unit, generation) whose job is closed or gone, or that another attempt has taken over."""
     with auto(db) as tx:
         found = rows(
             tx,
             """
-            select h.unit_id::text from unnest(cast(:held as uuid[])) as h(unit_id)
+            select h.unit_id::text, h.generation
+            from unnest(cast(:ids as uuid[]), cast(:generations as int[])) as h(unit_id, generation)
             where not exists (
               select 1 from omni.units u join omni.jobs j using (job_id)
-              where u.unit_id = h.unit_id and j.state in ('queued', 'running') and j.revision = u.revision)
+              where u.unit_id = h.unit_id and u.generation = h.generation and j.state in ('queued', 'running')
+                and j.revision = u.revision)
             """,
-            held=held,
+            ids=[unit_id for unit_id, _ in held],
+            generations=[generation for _, generation in held],
         )
-    return {one["unit_id"] for one in found}
+    return {(one["unit_id"], one["generation"]) for one in found}
 
 
 def of_host(db: Engine, host: str) -> list[dict[str, Any]]:

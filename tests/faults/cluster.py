@@ -31,7 +31,7 @@ from omni_jobs.intake.submit import Intake, Submission
 from omni_jobs.job import Pool
 from omni_jobs.options import Options
 from omni_jobs.settings import Settings
-from omni_jobs.store import open_database, schema
+from omni_jobs.store import jobs, open_database, schema
 from tests.faults.fake import Script, expected
 
 ROOT = Path(__file__).parents[2]
@@ -217,16 +217,17 @@ class Cluster:
             return list(pool.map(one, scripts))
 
     def sql(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
-        with psycopg.connect(self.postgres.url, row_factory=dict_row, autocommit=True) as connection:
-            return connection.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            return cursor.execute(query, parameters).fetchall()  # type: ignore[arg-type]
 
-    def wait(self, jobs: Sequence[str], timeout_s: float, every_s: float = 0.1) -> dict[str, int]:
+    def wait(self, ids: Sequence[str], timeout_s: float, every_s: float = 0.1) -> dict[str, int]:
         """Until all of them have ended; how many ended in which state."""
         end = time.monotonic() + timeout_s
         while True:
             try:
                 found = self.sql(
-                    "select state, count(*) as n from omni.jobs where job_id = any(%s) group by 1", list(jobs)
+                    "select state, count(*) as n from omni.jobs where job_id = any(%s) group by 1", list(ids)
                 )
             except psycopg.OperationalError:
                 found = [{"state": "running", "n": 1}]
@@ -235,6 +236,25 @@ class Cluster:
                 return counts
             assert time.monotonic() < end, f"after {timeout_s} s: {counts}\n{self.stuck()}\n{self.logs()}"
             time.sleep(every_s)
+
+    def until(self, holds: Callable[[], Any], timeout_s: float, what: str) -> Any:
+        """What `holds` says once it is true."""
+        end = time.monotonic() + timeout_s
+        while not (found := holds()):
+            assert time.monotonic() < end, f"{what}\n{self.stuck()}\n{self.logs()}"
+            time.sleep(0.02)
+        return found
+
+    def open_jobs(self) -> int:
+        return self.sql("select count(*) as n from omni.jobs where state in ('queued', 'running')")[0]["n"]
+
+    def counted(self, series: str) -> float:
+        """What all workers have counted of a series, dead ones included."""
+        query = "select coalesce(sum((counters ->> %s)::float), 0) as n from omni.workers"
+        return self.sql(query, series)[0]["n"]
+
+    def retry(self, job_id: str) -> int:
+        return jobs.retry(self.db, self.settings.tenant, job_id)
 
     def stuck(self) -> str:
         found = self.sql(
@@ -316,8 +336,8 @@ class Kills:
 class Killer:
     """Kills random workers at random times, for as long as it is told to, and counts what it hit."""
 
-    def __init__(self, cluster: Cluster, pools: Sequence[str], *, every_s: float, seed: int = 1) -> None:
-        self._cluster, self._pools, self._every_s = cluster, pools, every_s
+    def __init__(self, cluster: Cluster, pools: Sequence[str], *, every_s: float, most: int, seed: int = 1) -> None:
+        self._cluster, self._pools, self._every_s, self._most = cluster, pools, every_s, most
         self._random = random.Random(seed)
         self._stop = threading.Event()
         self.kills = Kills()
@@ -326,6 +346,11 @@ class Killer:
     def start(self) -> "Killer":
         self._thread.start()
         return self
+
+    def done(self, timeout_s: float) -> bool:
+        """Whether all kills have been made, after waiting for that a while."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def stop(self) -> Kills:
         self._stop.set()
@@ -336,6 +361,8 @@ class Killer:
         with psycopg.connect(self._cluster.postgres.url, autocommit=True) as connection:
             while not self._stop.wait(self._random.uniform(0, 2 * self._every_s)):
                 self._kill(connection)
+                if self.kills.total >= self._most:
+                    return
 
     def _kill(self, connection: "psycopg.Connection[Any]") -> None:
         """A running unit is looked for first, for the kill to prove something; its worker is what is killed."""

@@ -21,11 +21,9 @@ def work(order: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.setsid()
-    import importlib
-
     from omni_jobs import failpoints
 
-    importlib.reload(failpoints)
+    failpoints.arm(os.environ["OMNI_FAILPOINTS"])
     from omni_jobs.job import Pool
     from omni_jobs.settings import Settings
     from tests.faults import fake

@@ -156,7 +156,7 @@ def test_cancel_ends_a_job_in_any_phase_and_nothing_is_written_after(
     unit = one(db, worker, Pool.CPU)
     assert jobs.cancel(db, "acme", job)
     assert not jobs.cancel(db, "acme", job)
-    assert workers.unwanted(db, worker, [unit.unit_id]) == {unit.unit_id}
+    assert workers.unwanted(db, [(unit.unit_id, 1)]) == {(unit.unit_id, 1)}
     with pytest.raises(Fenced):
         attempts.finish(db, unit, {}, follow=[NewUnit(UnitKind.SPAN, unit.source_id)])
     assert value(db, "select count(*) from omni.units where state in ('ready', 'running')") == 0
