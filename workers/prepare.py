@@ -54,7 +54,7 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
 def _prepare(unit: Claimed, context: Context, folder: Path) -> set[Pool]:
     settings = context.parts.settings
     source = _snapshot(unit, context)
-    reuse_key = keys.reuse_of_source(source["sha256"], unit.options, context.parts.identity)
+    reuse_key = keys.reuse_of_source(source["sha256"], Options.stored(unit.options).effective(), context.parts.identity)
     twin = _twin(unit, context, reuse_key) if unit.reuse else None
     if twin and not _is_locked(unit, context, twin):
         return _take_over(unit, context, twin)
@@ -133,7 +133,7 @@ def _take_over(unit: Claimed, context: Context, twin: str) -> set[Pool]:
 
 
 def _cut(unit: Claimed, context: Context, found: Probe, file: BinaryIO, limits: Limits, folder: Path) -> Prepared:
-    options = Options.model_validate(unit.options)
+    options = Options.stored(unit.options)
     tasks = tasks_of(found, options)
     if found.audio is not None:
         ends_s = [end_s for end_s in (options.end_s, found.duration_s) if end_s is not None]
