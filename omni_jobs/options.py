@@ -1,8 +1,10 @@
 """What a user may ask of a job: tasks and their options, with defaults and limits."""
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from omni_jobs.job import Task
@@ -11,7 +13,10 @@ LANGUAGES = "ISO 639-1 code such as `en`, or empty to detect it."
 
 
 class Options(BaseModel):
-    """The options of a job. Unknown fields are errors.
+    """The options of a job. Unknown fields are errors where users name them.
+
+    A row holds those that differ from their default (`storable`), and whoever reads it passes over what it does not
+    know (`stored`): so workers of one version serve jobs of the next.
 
     The password of an encrypted PDF is not here: it is a secret, kept apart and never shown.
     """
@@ -25,10 +30,16 @@ class Options(BaseModel):
         default=None,
         description="Tell apart who speaks (S1, S2, ...); null: where the workers have the extra `speakers`.",
     )
-    start_s: float = Field(default=0.0, ge=0, description="Leave out what lies before this second.")
-    end_s: float | None = Field(default=None, gt=0, description="Leave out what lies after this second.")
+    start_s: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Leave out what lies before this second."
+    )
+    end_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Leave out what lies after this second."
+    )
     pages: str = Field(default="", description="Pages of a document, as `1-3,7`; empty: all.")
-    frames_per_s: float = Field(default=1.0, gt=0, le=5, description="Frames looked at per second of video.")
+    frames_per_s: float = Field(
+        default=1.0, gt=0, le=5, allow_inf_nan=False, description="Frames looked at per second of video."
+    )
     dpi: int = Field(default=150, ge=72, le=300, description="Resolution at which pages are read.")
     summary: bool = Field(
         default=True, description="An extractive summary: sentences out of the source, with their places."
@@ -38,6 +49,21 @@ class Options(BaseModel):
         default="partial",
         description="A part without an answer: the rest is delivered and the gap named, or the job fails.",
     )
+
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> "Options":
+        """The options of a row, which another version may have written."""
+        if unknown := sorted(data.keys() - cls.model_fields.keys()):
+            structlog.get_logger().warning("options.unknown", names=unknown)
+        return cls.model_validate({name: value for name, value in data.items() if name in cls.model_fields})
+
+    def storable(self) -> dict[str, Any]:
+        """What a row holds: the options that differ from their default."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def effective(self) -> dict[str, Any]:
+        """Every option with its value: the same whether a default was left out or written down."""
+        return self.model_dump(mode="json")
 
     @field_validator("pages")
     @classmethod
@@ -62,7 +88,7 @@ def page_ranges(text: str) -> list[tuple[int, int]]:
     """
     ranges: list[tuple[int, int]] = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
-        match = re.fullmatch(r"(\d+)(?:(-)(\d*))?", part)
+        match = re.fullmatch(r"([0-9]{1,9})(?:(-)([0-9]{0,9}))?", part)
         if not match:
             raise ValueError(f"expected pages such as 1-3,7, got {part!r}")
         first = int(match[1])

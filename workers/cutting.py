@@ -3,6 +3,7 @@
 Canonical media are put in the object store as they are made, so memory holds one unit's at a time.
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +27,12 @@ from workers.media.document import PageFailure
 from workers.media.gaps import Gap
 from workers.media.probe import Probe
 from workers.media.sandbox import Limits
+from workers.snapshot import Told
 from workers.speech.activity import level_dbfs, speech_spans
 
 REASONS = {
-    "damaged": "could not be decoded: the file is damaged here",
-    "missing": "could not be decoded: the file ends before the end it promises",
+    "damaged": "the file is damaged here",
+    "missing": "the file ends before the end it promises",
 }
 
 
@@ -111,7 +113,6 @@ class Cutting:
             where = {"start_s": start_s, "end_s": end_s, "speech": _within(speech, start_s, end_s)}
             media = CanonicalAudio(np.asarray(sound.samples[first:last], np.int16), start_s)
             prepared.units.append(self._put(UnitKind.SPAN, position, media, where, end_s - start_s))
-            self._context.check()
 
     def _speakers(self, prepared: Prepared) -> None:
         """One unit over all spans, where there is speech and who speaks is wanted."""
@@ -129,7 +130,7 @@ class Cutting:
                 self._unit.source_id,
                 input={"start_s": start_s, "end_s": end_s, "pieces": pieces},
                 amount=end_s - start_s,
-                reuse_key=keys.reuse_of_unit("speakers", content, {}, self._unit.options, self._identity),
+                reuse_key=keys.reuse_of_unit("speakers", content, {}, self._options.effective(), self._identity),
                 error=None if has_speakers() else missing,
                 # Several times faster than the recording, but the machine may be busy.
                 time_limit_s=max(3600.0, end_s - start_s),
@@ -208,7 +209,10 @@ class Cutting:
     def _put(self, kind: UnitKind, position: int, media: Canonical, where: dict[str, Any], amount: float) -> NewUnit:
         """Put a unit's canonical media where the backend finds it."""
         unit_id, data = new_id(), media.to_bytes()
-        stored = self._context.parts.blobs.put(self._unit.prefix + unit_id, data, media.media_type)
+        context = self._context
+        # A slow store moves too, and a cancel is heard while it does.
+        told = Told(io.BytesIO(data), len(data), lambda share: context.report(context.progress))
+        stored = context.parts.blobs.put(self._unit.prefix + unit_id, told, media.media_type)  # type: ignore[arg-type]
         reach("prepare.put")
         return NewUnit(
             kind,
@@ -216,7 +220,7 @@ class Cutting:
             position,
             where | {"blob": stored.key, "sha256": stored.sha256},
             amount,
-            keys.reuse_of_unit(kind.value, data, where, self._unit.options, self._identity),
+            keys.reuse_of_unit(kind.value, data, where, self._options.effective(), self._identity),
             unit_id,
             cost=amount * self._identity.cost_s.get(kind.value, 1.0),
             bytes=len(data),

@@ -7,6 +7,7 @@ from omni_jobs import __version__
 from omni_jobs.errors import Unavailable
 from omni_jobs.failpoints import reach
 from omni_jobs.job import ADDING, JobState, Pool, UnitKind, UnitState
+from omni_jobs.options import Options
 from omni_jobs.result import Answerer, JobPart, Result, SourceResult
 from omni_jobs.store import jobs, results, sources, units
 from omni_jobs.store.claims import Claimed
@@ -97,7 +98,7 @@ def _result(unit: Claimed, context: Context, outcomes: list[SourceOutcome], asse
             revision=unit.revision,
             state=(JobState.PARTIAL if dead or gaps else JobState.SUCCEEDED).value,
             created_at=job["created_at"].isoformat(),
-            options=unit.options,
+            options=Options.stored(unit.options).effective(),
             reused_from=str(job["reused_from"]) if job["reused_from"] else None,
         ),
         answered_by=Answerer(

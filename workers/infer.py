@@ -7,6 +7,7 @@ from typing import Any
 from omni_jobs.errors import ErrorType, SourceError
 from omni_jobs.failpoints import reach
 from omni_jobs.job import Pool, UnitKind
+from omni_jobs.options import Options
 from omni_jobs.store import units
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.units import NewUnit
@@ -39,7 +40,7 @@ def _ask(unit: Claimed, context: Context) -> UnitAnswer:
         unit_id=unit.unit_id,
         kind=unit.kind.value,
         media=media_of(unit, context) if unit.kind is not UnitKind.REDUCE else None,
-        options=unit.options,
+        options=Options.stored(unit.options).effective(),
         rung=max(unit.rung, int(unit.input.get("rung", 0))),
         context=_outputs(unit, context) if unit.kind is UnitKind.REDUCE else {},
     )

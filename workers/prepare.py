@@ -1,5 +1,6 @@
 """Makes a source ready to be asked about: snapshot, probe, cut, canonical media, and the units that hang on them."""
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,11 +16,14 @@ from omni_jobs.store.claims import Claimed
 from workers import keys, snapshot
 from workers.context import CancelledUnit, Context, NotNow
 from workers.cutting import Cutting, Prepared
+from workers.inputs import RATE_HZ
 from workers.media.probe import Probe, probe
 from workers.media.sandbox import Limits, SandboxCancelled
 from workers.patience import patient
 
 DISK_RETRY_S = 5.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SOUND_BYTES_PER_S = 2 * RATE_HZ  # of the decoded sound on disk
 
 
 def run(unit: Claimed, context: Context) -> set[Pool]:
@@ -27,21 +31,10 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
 
     A twin (same bytes, options and weights, delivered before) answers it whole, without decoding.
     """
-    settings = context.parts.settings
     _wait_for_room(context, unit)
     folder = tempfile.mkdtemp(prefix="prepare-", dir=context.parts.scratch)
     try:
-        source = _snapshot(unit, context)
-        reuse_key = keys.reuse_of_source(source["sha256"], unit.options, context.parts.identity)
-        if unit.reuse and (twin := _twin(unit, context, reuse_key)):
-            return _take_over(unit, context, twin)
-        with snapshot.fetch(context.parts, source, Path(folder) / "source", context.check) as file:
-            reach("prepare.kept")
-            context.report(0.05)
-            limits = Limits(settings.child_memory_bytes, settings.child_timeout_s, threads=settings.threads)
-            prepared = _cut(unit, context, file, limits, Path(folder))
-        reach("prepare.cut")
-        return _finish(unit, context, prepared, reuse_key)
+        return _prepare(unit, context, Path(folder))
     except SandboxCancelled as error:
         raise CancelledUnit from error
     except SourceError as error:
@@ -50,13 +43,42 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
         return _refuse(unit, context, error)
     except UsageError as error:
         return _refuse(unit, context, SourceError(ErrorType.UNSUPPORTED, str(error)))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise NotNow(f"waiting for free disk: it is full ({error.strerror})", DISK_RETRY_S) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for_room(context: Context, unit: Claimed) -> None:
+def _prepare(unit: Claimed, context: Context, folder: Path) -> set[Pool]:
+    settings = context.parts.settings
+    source = _snapshot(unit, context)
+    reuse_key = keys.reuse_of_source(source["sha256"], Options.stored(unit.options).effective(), context.parts.identity)
+    twin = _twin(unit, context, reuse_key) if unit.reuse else None
+    if twin and not _is_locked(unit, context, twin):
+        return _take_over(unit, context, twin)
+    _wait_for_room(context, unit, source["size_bytes"])
+    with _fetch(unit, context, source, folder / "source") as file:
+        reach("prepare.kept")
+        context.report(0.05)
+        limits = Limits(settings.child_memory_bytes, settings.child_timeout_s, threads=settings.threads)
+        found = probe(file, limits, password=unit.secret.get("password", ""), cancel=context.cancel)
+        if twin:  # whoever asks has opened it
+            return _take_over(unit, context, twin)
+        prepared = _cut(unit, context, found, file, limits, folder)
+    reach("prepare.cut")
+    return _finish(unit, context, prepared, reuse_key)
+
+
+def _wait_for_room(context: Context, unit: Claimed, needed_bytes: float = 0) -> None:
+    """Wait until the scratch disk has room for so much and its reserve.
+
+    Raises:
+        NotNow: it has not.
+    """
     free = shutil.disk_usage(context.parts.scratch).free
-    least = context.parts.settings.min_free_bytes
+    least = context.parts.settings.min_free_bytes + int(needed_bytes)
     if free < least:
         raise NotNow(f"waiting for free disk: {free >> 20} MiB of at least {least >> 20} MiB are free", DISK_RETRY_S)
     jobs.wait_reason(context.parts.db, unit.job_id, None)
@@ -74,7 +96,7 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
         mine = {"unit_id": unit.unit_id, "generation": unit.generation}
         patient(lambda: objects.reserve(db, prefix=key, tenant_id=unit.tenant_id, job_id=unit.job_id, **mine))
         reach("prepare.reserved")
-        stored = snapshot.take(context.parts, source, key, context.check)
+        stored = snapshot.take(context.parts, source, key, context.part(0.0, 0.03))
         reach("prepare.copied")
         kept = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
         patient(lambda: sources.keep_snapshot(db, unit, source["source_id"], **kept))
@@ -84,8 +106,26 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
     return source
 
 
+def _fetch(unit: Claimed, context: Context, source: dict[str, Any], path: Path) -> BinaryIO:
+    """The snapshot as a local file. A damaged one is taken anew on the next attempt, where the original is left."""
+    try:
+        return snapshot.fetch(context.parts, source, path, context.part(0.03, 0.05))
+    except snapshot.Damaged as error:
+        if not snapshot.can_be_taken(source):
+            raise
+        db, source_id, key = context.parts.db, source["source_id"], source["snapshot"]
+        patient(lambda: sources.forget_snapshot(db, unit, source_id, key=key))
+        raise SourceError(error.type, str(error), retryable=True) from error
+
+
 def _twin(unit: Claimed, context: Context, reuse_key: str) -> str | None:
     return reuse.delivered_twin(context.parts.db, tenant_id=unit.tenant_id, reuse_key=reuse_key, but_not=unit.job_id)
+
+
+def _is_locked(unit: Claimed, context: Context, twin: str) -> bool:
+    """Whether a twin's answers are only for who knows a password, which the keys of twins do not hold."""
+    source = sources.get(context.parts.db, twin)
+    return bool(unit.secret.get("password") or source is None or source["probe"].get("encrypted"))
 
 
 def _take_over(unit: Claimed, context: Context, twin: str) -> set[Pool]:
@@ -93,13 +133,14 @@ def _take_over(unit: Claimed, context: Context, twin: str) -> set[Pool]:
     return context.finish({"reused_source": twin}, also=lambda tx, job: reuse.take_source(tx, job, source_id, twin))
 
 
-def _cut(unit: Claimed, context: Context, file: BinaryIO, limits: Limits, folder: Path) -> Prepared:
-    options = Options.model_validate(unit.options)
-    found = probe(file, limits, password=unit.secret.get("password", ""), cancel=context.cancel)
+def _cut(unit: Claimed, context: Context, found: Probe, file: BinaryIO, limits: Limits, folder: Path) -> Prepared:
+    options = Options.stored(unit.options)
     tasks = tasks_of(found, options)
+    if found.audio is not None:
+        ends_s = [end_s for end_s in (options.end_s, found.duration_s) if end_s is not None]
+        _wait_for_room(context, unit, max(min(ends_s, default=0.0) - options.start_s, 0.0) * SOUND_BYTES_PER_S)
     context.report(0.1)
-    cutting = Cutting(unit, context, options, file, limits, folder)
-    return cutting.run(found, tasks)
+    return Cutting(unit, context, options, file, limits, folder).run(found, tasks)
 
 
 def tasks_of(found: Probe, options: Options) -> tuple[Task, ...]:

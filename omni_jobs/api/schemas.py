@@ -138,7 +138,7 @@ class Ready(BaseModel):
 
 def job_of(row: dict[str, Any], now: datetime | None = None) -> Job:
     """A job as `store.jobs.get` gives it, for its owner."""
-    options = dict(row["options"])
+    options = Options.stored(row["options"]).effective()
     tasks = options.pop("tasks", None) or "auto"
     path = f"/v1/jobs/{row['job_id']}"
     shown = ("name", "state", "phase", "error", "waiting", "reused_from", "revision", "metadata")

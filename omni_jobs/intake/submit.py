@@ -114,14 +114,14 @@ class Intake:
     def _job_of(self, submission: Submission) -> jobs.NewJob:
         if len(json.dumps(submission.metadata)) > MAX_METADATA_BYTES:
             raise UsageError(f"metadata may have {MAX_METADATA_BYTES} bytes as JSON", pointer="/metadata")
-        options = with_tasks(submission.options, submission.task).model_dump(mode="json")
+        options = with_tasks(submission.options, submission.task)
         if submission.options.speakers:
             self._require_speakers()
         source = self._source_of(submission)
         return jobs.NewJob(
             tenant_id=self.settings.tenant,
             sources=(source,),
-            options=options,
+            options=options.storable(),
             job_id=submission.job_id,
             name=source.name,
             origin=submission.origin,
@@ -177,7 +177,7 @@ def clean_name(name: str) -> str:
     return "" if shown in (".", "..") else shown[:MAX_NAME]
 
 
-def request_digest(submission: Submission, source: jobs.NewSource, options: dict[str, Any]) -> str:
+def request_digest(submission: Submission, source: jobs.NewSource, options: Options) -> str:
     """Of all that makes two requests the same. The password goes in as a slow hash: this is kept after it is gone."""
     password = b""
     if submission.password:
@@ -186,7 +186,7 @@ def request_digest(submission: Submission, source: jobs.NewSource, options: dict
     said = [
         source.sha256 or source.uri,
         source.name,
-        options,
+        options.effective(),
         submission.metadata,
         submission.reuse,
         password.hex(),

@@ -67,6 +67,12 @@ def test_sound_becomes_spans_that_lie_in_the_store(parts: Parts, submit: Any, tm
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+def test_a_job_of_a_newer_version_is_prepared_all_the_same(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    unit = submit(tone(tmp_path / "shelf" / "a.wav"))
+    newer = replace(unit, options={"option_of_tomorrow": 1})
+    assert prepare.run(newer, Context(parts, newer)) == {Pool.GPU}
+
+
 def test_what_is_overwritten_later_is_answered_as_it_was(parts: Parts, submit: Any, tmp_path: Path) -> None:
     path = tone(tmp_path / "shelf" / "a.wav")
     before = path.read_bytes()

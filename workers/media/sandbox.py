@@ -4,6 +4,8 @@ The child is a fresh interpreter in its own session. It gets the source as an op
 a path; no environment, no other files, no more memory or time than `Limits` says (see `child`). The caller's
 thread waits here and nowhere else: `cancel` is looked at every 50 ms, so a child is gone within 0.2 s of it.
 Time counts only while the caller waits for the child; a consumer that stores each page slowly costs none.
+Signals that reach the child from outside are not the source's fault: one that asks it to end (a service manager
+signals every process of a service) counts as a cancel, SIGKILL (the machine is out of memory) may be tried again.
 """
 
 import contextlib
@@ -28,11 +30,13 @@ POLL_S = 0.05
 PIPE_BYTES = 1 << 20
 LEAST_MEMORY_BYTES = 384 << 20  # below, not even the libraries load
 ROOT = Path(__file__).parents[2]
+VERDICT_S = 5.0  # how long a child that has closed its pipes may take to end
+ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OUT_OF_MEMORY = (b"MemoryError", b"bad_alloc", b"annot allocate memory", b"failed to map segment", b"malloc")
 
 
 class SandboxCancelled(Exception):
-    """The caller's `cancel` was set; the child is dead."""
+    """The caller's `cancel` was set, or the child was asked to end from outside; it is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def run(
 
     Raises:
         SourceError: what the child says of the source, or how the child ended (timeout, crashed, too_large).
-        SandboxCancelled: `cancel` was set.
+        SandboxCancelled: `cancel` was set, or the child was told to end by a signal from outside.
     """
     if os.fstat(source.fileno()).st_size == 0:
         raise SourceError(ErrorType.EMPTY, "expected a file with content, got one of 0 bytes")
@@ -116,7 +120,10 @@ class _Child:
             yield message
 
     def close(self) -> None:
-        """End the child and everything it started."""
+        """End the child and everything it started.
+
+        Nothing reaps it before: until then its number cannot belong to another process.
+        """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -150,15 +157,33 @@ class _Child:
         if not events and self._limits.quiet_s is not None and self._quiet_s > self._limits.quiet_s:
             raise _timeout(self._limits.quiet_s)
 
-    def _verdict(self) -> SourceError:
+    def _verdict(self) -> Exception:
         """What the end of a child that did not say `done` means."""
-        code = self._process.wait()
+        ended = self._ended()
+        if ended is None:
+            return SourceError(ErrorType.CRASHED, "decoding this file left the decoder hanging without an answer")
         if any(word in self._stderr for word in OUT_OF_MEMORY):
             return too_large_for(self._limits.memory_bytes)
-        if code == -signal.SIGXCPU:
+        if ended.si_code == os.CLD_EXITED:
+            text = f"decoding this file ended the decoder with status {ended.si_status}"
+            return SourceError(ErrorType.CRASHED, text)
+        if ended.si_status == signal.SIGXCPU:
             return _timeout(self._limits.timeout_s)
-        how = f"the signal {_signal_name(-code)}" if code < 0 else f"status {code}"
-        return SourceError(ErrorType.CRASHED, f"decoding this file ended the decoder with {how}")
+        if ended.si_status in ASKED_TO_END:
+            return SandboxCancelled(f"the decoder was told to end by {_signal_name(ended.si_status)}")
+        # Here nobody of ours has sent it one yet: the kernel did, for want of memory, or somebody else.
+        killed = ended.si_status == signal.SIGKILL
+        text = f"decoding this file ended the decoder with the signal {_signal_name(ended.si_status)}"
+        return SourceError(ErrorType.CRASHED, text, retryable=killed)
+
+    def _ended(self) -> os.waitid_result | None:
+        """How the child ended, seen without reaping it; None if it has not."""
+        latest = time.monotonic() + VERDICT_S
+        while (seen := os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+            if time.monotonic() > latest:
+                return None
+            time.sleep(0.01)
+        return seen
 
 
 def too_large_for(memory_bytes: int) -> SourceError:

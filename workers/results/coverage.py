@@ -27,6 +27,7 @@ DONE = Verdict("done")
 QUIET = Verdict("empty", "no speech heard")
 WORDLESS = Verdict("empty", "speech was heard but no words were found")
 UNSEEN = Verdict("empty", "nothing to say about it")
+PICTURELESS = Verdict("empty", "no pictures here")
 BLANK = Verdict("empty", "blank page")
 UNASKED = Verdict("failed", "no unit was made of it")
 Piece = tuple[int, int, Verdict]
@@ -145,6 +146,8 @@ def _video(source: SourceOutcome, whole: Stretch, captions: Captions) -> list[Pi
         # The last frame of a shot ends before the first of the next.
         Layer(DONE, [piece for piece in between if piece[1] - piece[0] <= CLIP_SLACK_MS and described]),
         Layer(UNSEEN, union(stretch for unit, stretch in clips if unit.state is UnitState.DONE)),
+        # Sound may begin before the pictures and go on after them. What the file promises and does not give is a gap.
+        Layer(PICTURELESS, _outside(clips, whole)),
     ]
     return painted(whole, UNASKED, layers)
 
@@ -161,6 +164,13 @@ def _reached(units: Iterable[UnitOutcome], whole: Stretch, slack: int) -> Reache
         reached.append((unit, (low if 0 < start - low <= slack else start, high if 0 < high - end <= slack else end)))
         low = max(low, reached[-1][1][1])
     return reached
+
+
+def _outside(reached: Reached, whole: Stretch) -> list[Stretch]:
+    """What lies before the first unit and after the last; without units nobody knows."""
+    if not reached:
+        return []
+    return minus([whole], [(reached[0][1][0], max(end for _, (_, end) in reached))])
 
 
 def _gaps(source: SourceOutcome, medium: Medium) -> list[Layer[Verdict]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 THRESHOLD = 0.44  # above 0.46 speakers merge at once, below 0.42 they split slowly
-APART = 1.2  # the least distance of two prints of one window: the segmentation model says they are two people
+APART = 1.2  # the least distance of two tracks of one window: the segmentation model says they are two people
 MOST = 3000  # groups compared at once: 36 MB for the distances
 MOST_SPEAKERS = 64
 LEAST_S = 2.0  # seconds alone, summed over overlapping windows, that make a speaker
@@ -42,7 +42,7 @@ class Clusters:
 
 def centroids(
     prints: Matrix,
-    windows: NDArray[np.int64],
+    places: NDArray[np.int64],
     seconds: NDArray[np.float64],
     *,
     threshold: float = THRESHOLD,
@@ -52,7 +52,8 @@ def centroids(
 
     Args:
         prints: [N, D] float32, unit vectors in time order.
-        windows: [N] the window that each is from; two of one window are two people, which is held against joining them.
+        places: [N, 2] the window that each is from and its track there; two tracks of a window are two people, which
+            is held against joining them.
         seconds: [N] of speech alone behind each.
         threshold: cosine distance above which groups are not joined.
         most: groups compared at once; memory grows with its square.
@@ -64,7 +65,7 @@ def centroids(
         return prints
     held: list[Clusters] = []
     for block in np.array_split(np.arange(len(prints)), -(-len(prints) // most)):
-        held.append(joined(_singles(prints[block], windows[block], seconds[block]), threshold))
+        held.append(joined(_singles(prints[block], places[block], seconds[block]), threshold))
         if sum(map(len, held)) > most:
             held = [_largest(joined(_together(held), threshold), most // 2)]
     found = joined(_together(held), threshold) if len(held) > 1 else held[0]
@@ -138,9 +139,10 @@ def _join(near: Matrix, size: NDArray[np.float64], kept: int, gone: int) -> None
     size[kept] = total
 
 
-def _singles(prints: Matrix, windows: NDArray[np.int64], seconds: NDArray[np.float64]) -> Clusters:
+def _singles(prints: Matrix, places: NDArray[np.int64], seconds: NDArray[np.float64]) -> Clusters:
     apart = np.zeros((len(prints), len(prints)), np.float32)
-    same = np.argwhere((windows[:, None] == windows) & ~np.eye(len(prints), dtype=bool))
+    windows, tracks = places.T
+    same = np.argwhere((windows[:, None] == windows) & (tracks[:, None] != tracks))
     for one, other in same:
         apart[one, other] = max(0.0, APART - (1.0 - float(prints[one] @ prints[other])))
     return Clusters(prints.astype(np.float32), np.ones(len(prints)), seconds.astype(np.float64), apart)

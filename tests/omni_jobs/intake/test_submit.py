@@ -38,10 +38,21 @@ def test_the_password_is_kept_apart(intake: Intake, db: Engine) -> None:
     assert "hush" not in str(jobs.get(db, "default", done.job_id)) + repr(handed(intake, password="hush"))
 
 
+def test_a_row_holds_the_options_that_were_set_and_repeating_a_default_changes_nothing(
+    intake: Intake, db: Engine
+) -> None:
+    plain = intake.submit(handed(intake, idempotency_key="k"))
+    said = Options(dpi=150, word_times=True)
+    assert intake.submit(handed(intake, idempotency_key="k", options=said)).job_id == plain.job_id
+    assert intake.submit(handed(intake, attach=True, options=said)).job_id == plain.job_id
+    assert jobs.get(db, "default", plain.job_id)["options"] == {}
+
+
 def test_another_password_is_another_request(intake: Intake) -> None:
     source = jobs.NewSource("upload:a", "a", "k", "0" * 64, 1)
     digests = {
-        request_digest(Submission(idempotency_key="k", password=password), source, {}) for password in ("", "a", "b")
+        request_digest(Submission(idempotency_key="k", password=password), source, Options())
+        for password in ("", "a", "b")
     }
     assert len(digests) == 3
 

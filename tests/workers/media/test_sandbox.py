@@ -86,17 +86,52 @@ def test_cancel_kills_the_child_at_once(
     assert not child.is_running()
 
 
-def test_a_killed_child_is_a_crash_with_the_name_of_the_signal(
-    long_sound: Path, opened: Opened, limits: Limits, tmp_path: Path
+@pytest.mark.parametrize(("number", "retryable"), [(signal.SIGKILL, True), (signal.SIGSEGV, False)])
+def test_a_child_that_dies_of_a_signal_is_a_crash_with_its_name(
+    number: signal.Signals, retryable: bool, long_sound: Path, opened: Opened, limits: Limits, tmp_path: Path
 ) -> None:
+    """SIGKILL comes from outside (out of memory), so it may be tried again; the others are the decoder's own."""
+    source = opened(long_sound)
+    thread, errors = in_thread(lambda: audio.decode(source, limits, tmp_path))
+    os.kill(wait_for_child().pid, number)
+    thread.join(5)
+    (error,) = errors
+    assert isinstance(error, SourceError)
+    assert (error.type, error.problem.retryable) == (ErrorType.CRASHED, retryable)
+    assert number.name in str(error)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_child_that_is_told_to_end_is_cancelled_and_its_source_not_refused(
+    number: signal.Signals, long_sound: Path, opened: Opened, limits: Limits, tmp_path: Path
+) -> None:
+    source = opened(long_sound)
+    thread, errors = in_thread(lambda: audio.decode(source, limits, tmp_path))
+    child = wait_for_child()
+    time.sleep(0.6)  # its interpreter has started
+    os.kill(child.pid, number)
+    thread.join(5)
+    assert [type(error) for error in errors] == [SandboxCancelled]
+
+
+def test_a_dead_child_keeps_its_number_until_its_group_is_killed(
+    long_sound: Path, opened: Opened, limits: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once reaped, the number may be another process's."""
+    killed: list[bool] = []
+    killpg = os.killpg
+
+    def seen(pid: int, number: int) -> None:
+        killed.append(Path(f"/proc/{pid}").exists())
+        killpg(pid, number)
+
+    monkeypatch.setattr(os, "killpg", seen)
     source = opened(long_sound)
     thread, errors = in_thread(lambda: audio.decode(source, limits, tmp_path))
     os.kill(wait_for_child().pid, signal.SIGKILL)
     thread.join(5)
-    (error,) = errors
-    assert isinstance(error, SourceError)
-    assert error.type == ErrorType.CRASHED
-    assert "SIGKILL" in str(error)
+    assert len(errors) == 1
+    assert killed == [True]
 
 
 def test_time_is_limited(long_sound: Path, opened: Opened, tmp_path: Path) -> None:

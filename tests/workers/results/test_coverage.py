@@ -134,13 +134,45 @@ def test_video_is_done_per_run_of_shots() -> None:
         ("done", 20, 25, ""),
         ("empty", 25, 30, "nothing to say about it"),
         ("failed", 30, 40, "could not be decoded"),
-        ("failed", 40, 40.5, "no unit was made of it"),
+        ("empty", 40, 40.5, "no pictures here"),
     ]
 
 
 def test_sound_a_little_longer_than_the_picture_is_no_gap() -> None:
     clip = make_clip(0, 10, {"start_s": 0, "end_s": 10, "text": "a"})
     assert told(assemble(make_source(clip, tasks=("caption",), duration_s=10.4)), "video") == [("done", 0, 10.4, "")]
+
+
+def test_where_there_is_only_sound_no_picture_is_missing() -> None:
+    clip = make_clip(3, 7, {"start_s": 3, "end_s": 7, "text": "a"})
+    result = assemble(make_source(clip, tasks=("caption",), duration_s=11.0))
+    assert told(result, "video") == [
+        ("empty", 0, 3, "no pictures here"),
+        ("done", 3, 7, ""),
+        ("empty", 7, 11, "no pictures here"),
+    ]
+    assert gaps_of(result.coverage) == 0
+
+
+def test_pictures_that_the_file_promises_and_does_not_give_are_missing() -> None:
+    clip = make_clip(0, 4, {"start_s": 0, "end_s": 4, "text": "a"})
+    source = make_source(clip, tasks=("caption",), duration_s=9.0, gaps=(("video", 4.0, 8.0, "cut off"),))
+    assert told(assemble(source), "video") == [
+        ("done", 0, 4, ""),
+        ("failed", 4, 8, "could not be decoded: cut off"),
+        ("empty", 8, 9, "no pictures here"),
+    ]
+
+
+def test_pictures_between_two_clips_are_missing() -> None:
+    clips = [make_clip(a, a + 4, {"start_s": a, "end_s": a + 4, "text": "a"}, unit_id=f"c{a}") for a in (0, 8)]
+    result = assemble(make_source(*clips, tasks=("caption",), duration_s=12.0))
+    assert told(result, "video")[1] == ("failed", 4, 8, "no unit was made of it")
+
+
+def test_pictures_of_which_no_clip_was_made_are_missing() -> None:
+    result = assemble(make_source(tasks=("caption",), duration_s=12.0))
+    assert told(result, "video") == [("failed", 0, 12, "no unit was made of it")]
 
 
 def test_pages_are_done_blank_or_failed() -> None:

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.workers.speech.square import SquareVoices, recording
-from workers.speech.speakers import Turn, turns_of
-from workers.speech.voices import RATE_HZ, features
+from workers.speech.speakers import NO_PRINT, Turn, Voice, turns_of, voices_of
+from workers.speech.voices import PRINT, RATE_HZ, features
 
 TALK = [(0.5, 4.0, "a"), (4.5, 9.0, "b"), (9.0, 21.0, "a"), (22.0, 24.0, "c"), (24.5, 40.0, "b"), (41.0, 55.5, "c")]
 
@@ -80,6 +80,21 @@ def test_progress_rises_to_one_and_what_it_raises_ends_the_work() -> None:
     with pytest.raises(InterruptedError):
         turns_of(lambda first, last: samples[first:last], len(samples), heard, on_progress=enough)
     assert heard.windows < 8
+
+
+def test_a_track_of_two_people_is_two_voices() -> None:
+    one, other = np.eye(PRINT, dtype=np.float32)[:2]
+    track = [
+        Voice(0, 1, ((0, 90),), 1.5, one),
+        Voice(0, 1, ((110, 115),), 0.1, NO_PRINT),
+        Voice(0, 1, ((120, 300),), 3.0, other),
+        Voice(0, 1, ((310, 420),), 1.8, one),
+    ]
+    first, second = voices_of(track)
+    assert (first.runs, second.runs) == (((0, 90), (310, 420)), ((110, 115), (120, 300)))
+    assert (first.seconds, second.seconds, first.track) == (pytest.approx(3.3), pytest.approx(3.1), 1)
+    assert np.allclose(first.print, one) and np.allclose(second.print, other)
+    assert voices_of([track[1]]) == [] and voices_of([]) == []
 
 
 def test_features_are_those_of_a_tone() -> None:
