@@ -54,7 +54,8 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
 def _prepare(unit: Claimed, context: Context, folder: Path) -> set[Pool]:
     settings = context.parts.settings
     source = _snapshot(unit, context)
-    reuse_key = keys.reuse_of_source(source["sha256"], Options.stored(unit.options).effective(), context.parts.identity)
+    options = Options.stored(unit.options)
+    reuse_key = keys.reuse_of_source(source["sha256"], options.effective(), context.parts.identity)
     twin = _twin(unit, context, reuse_key) if unit.reuse else None
     if twin and not _is_locked(unit, context, twin):
         return _take_over(unit, context, twin)
@@ -66,7 +67,7 @@ def _prepare(unit: Claimed, context: Context, folder: Path) -> set[Pool]:
         found = probe(file, limits, password=unit.secret.get("password", ""), cancel=context.cancel)
         if twin:  # whoever asks has opened it
             return _take_over(unit, context, twin)
-        prepared = _cut(unit, context, found, file, limits, folder)
+        prepared = _cut(Cutting(unit, context, options, file, limits, folder), unit, context, found, options)
     reach("prepare.cut")
     return _finish(unit, context, prepared, reuse_key)
 
@@ -133,14 +134,13 @@ def _take_over(unit: Claimed, context: Context, twin: str) -> set[Pool]:
     return context.finish({"reused_source": twin}, also=lambda tx, job: reuse.take_source(tx, job, source_id, twin))
 
 
-def _cut(unit: Claimed, context: Context, found: Probe, file: BinaryIO, limits: Limits, folder: Path) -> Prepared:
-    options = Options.stored(unit.options)
+def _cut(cutting: Cutting, unit: Claimed, context: Context, found: Probe, options: Options) -> Prepared:
     tasks = tasks_of(found, options)
     if found.audio is not None:
         ends_s = [end_s for end_s in (options.end_s, found.duration_s) if end_s is not None]
         _wait_for_room(context, unit, max(min(ends_s, default=0.0) - options.start_s, 0.0) * SOUND_BYTES_PER_S)
     context.report(0.1)
-    return Cutting(unit, context, options, file, limits, folder).run(found, tasks)
+    return cutting.run(found, tasks)
 
 
 def tasks_of(found: Probe, options: Options) -> tuple[Task, ...]:

@@ -52,6 +52,27 @@ def keep_snapshot(db: Engine, unit: Held, source_id: str, *, key: str, sha256: s
             raise Fenced(f"unit {unit.unit_id}: its snapshot is no longer wanted")
 
 
+def forget_snapshot(db: Engine, unit: Held, source_id: str, *, key: str) -> None:
+    """A snapshot that cannot be read back is garbage, and the next attempt takes another; by its holder alone."""
+    with auto(db) as tx:
+        run(
+            tx,
+            """
+            with forgotten as (
+              update omni.sources s set snapshot = null, sha256 = null, size_bytes = null
+              from omni.units u where s.source_id = :id and s.snapshot = :key and u.unit_id = :unit_id
+                and u.generation = :generation and u.state in ('ready', 'running')
+              returning 1
+            )
+            update omni.blobs set state = 'garbage', changed_at = now() from forgotten where prefix = :key
+            """,
+            id=source_id,
+            key=key,
+            unit_id=unit.unit_id,
+            generation=unit.generation,
+        )
+
+
 def describe(
     tx: Connection,
     source_id: str,

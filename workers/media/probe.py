@@ -48,6 +48,7 @@ class Probe:
         container: the file format by its bytes (`mp4`, `matroska`, `pdf`, `jpeg`, ...).
         duration_s: end of the longest stream as promised; decoding may find less.
         pages: of a document or a picture file.
+        encrypted: it opens with a password alone.
         metadata: title, author and the like as the file has them: a stranger's text.
     """
 
@@ -57,6 +58,7 @@ class Probe:
     audio: AudioStream | None = None
     video: VideoStream | None = None
     pages: int | None = None
+    encrypted: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -99,7 +101,13 @@ def _first(messages: Iterator[Message]) -> dict[str, Any]:
 
 
 def _document(facts: dict[str, Any]) -> Probe:
-    return Probe(Medium.DOCUMENT, "pdf", pages=facts["pages"], metadata=_metadata(facts["metadata"]))
+    return Probe(
+        Medium.DOCUMENT,
+        "pdf",
+        pages=facts["pages"],
+        encrypted=facts["encrypted"],
+        metadata=_metadata(facts["metadata"]),
+    )
 
 
 def _streams(facts: dict[str, Any]) -> Probe:

@@ -131,7 +131,8 @@ def test_an_encrypted_pdf_needs_its_password(make_pdf: Callable[..., Path], open
             probe.probe(source, limits, password=password)
     assert only(source, limits, password="sesame").words
     found = probe.probe(source, limits, password="sesame")
-    assert (found.medium, found.container, found.pages) == (Medium.DOCUMENT, "pdf", 1)
+    assert (found.medium, found.container, found.pages, found.encrypted) == (Medium.DOCUMENT, "pdf", 1, True)
+    assert not probe.probe(opened(make_pdf()), limits).encrypted
 
 
 def test_html_named_pdf_is_none(tmp_path: Path, opened: Opened, limits: Limits) -> None:

@@ -32,13 +32,13 @@ TAGS = ("title", "author", "subject", "keywords", "creator", "producer", "creati
 
 
 def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
-    """`open` (pages, metadata), then for each page `begin` and `page` or `failure`."""
+    """`open` (pages, encrypted, metadata), then for each page `begin` and `page` or `failure`."""
     pymupdf.TOOLS.mupdf_display_errors(False)
     pymupdf.TOOLS.mupdf_display_warnings(False)
-    document = _opened(source, params["password"])
+    document, encrypted = _opened(source, params["password"])
     metadata = document.metadata or {}
     tags = {tag: metadata[tag] for tag in TAGS if metadata.get(tag)}
-    yield Message("open", {"pages": document.page_count, "metadata": tags})
+    yield Message("open", {"pages": document.page_count, "encrypted": encrypted, "metadata": tags})
     if params.get("facts"):
         return
     left = params["left"]
@@ -49,14 +49,17 @@ def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
             pymupdf.TOOLS.store_shrink(100)
 
 
-def _opened(source: BinaryIO, password: str) -> pymupdf.Document:
+def _opened(source: BinaryIO, password: str) -> tuple[pymupdf.Document, bool]:
+    """The open document, and whether it took the password to open it."""
     # Mapped, not read: a large file costs address space only.
     data = memoryview(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
     try:
         document = pymupdf.Document(stream=data, filetype="pdf")
         if not document.is_pdf:  # whatever the wanted type, content that looks like another wins
             raise SourceError(ErrorType.UNSUPPORTED, "expected a PDF, got a document of another kind")
-        if document.needs_pass and not document.authenticate(password):
+        # Asked once: asking tries the empty password and would shut it again.
+        encrypted = bool(document.needs_pass)
+        if encrypted and not document.authenticate(password):
             which = "the right password, got a wrong one" if password else "a password, got none"
             raise SourceError(ErrorType.ENCRYPTED, f"expected {which}: this PDF is encrypted")
         pages = document.page_count
@@ -72,7 +75,7 @@ def _opened(source: BinaryIO, password: str) -> pymupdf.Document:
         raise SourceError(ErrorType.UNREADABLE, "expected pages, and none of this damaged PDF could be recovered")
     if not pages:
         raise SourceError(ErrorType.EMPTY, "expected a PDF with pages, got one of 0 pages")
-    return document
+    return document, encrypted
 
 
 def _page(document: pymupdf.Document, number: int, dpi: float, render_all: bool) -> Message:
