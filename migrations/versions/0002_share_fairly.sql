@@ -1,6 +1,10 @@
 -- Fair shares, due times, every object we own, what workers count. Only additions and wider rules: the version before
 -- goes on working beside the new one.
 
+-- Versions of the code that work on this schema besides its own: the one before, during a deployment.
+create table omni.compatible (revision text primary key);
+insert into omni.compatible values ('0001');
+
 alter table omni.tenants add column max_open_jobs integer check (max_open_jobs > 0);
 alter table omni.jobs add column due_at timestamptz not null default 'infinity';
 create index jobs_open_of_tenant on omni.jobs (tenant_id) where state in ('queued', 'running');

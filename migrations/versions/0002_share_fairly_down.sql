@@ -8,7 +8,7 @@ begin
   end if;
   return new;
 end $$;
-drop table omni.blobs, omni.pools, omni.clocks;
+drop table omni.compatible, omni.blobs, omni.pools, omni.clocks;
 alter table omni.workers drop column slots, drop column counters, drop column verdict;
 alter table omni.units add foreign key (source_id) references omni.sources on delete cascade;
 alter table omni.artifacts add foreign key (source_id) references omni.sources on delete cascade;

@@ -24,6 +24,11 @@ def head() -> str:
     return found
 
 
+def known() -> set[str]:
+    """Every version this code has a migration for."""
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def current(db: Engine) -> str | None:
     """The version the database has; None before the first migration."""
     with db.connect() as tx:
@@ -33,7 +38,7 @@ def current(db: Engine) -> str | None:
 
 
 def require(db: Engine) -> None:
-    """Refuse to serve on another schema.
+    """Refuse to serve on a schema this code is not written for, nor said to go with (`omni.compatible`).
 
     Raises:
         Refused: the database is behind (names the command) or ahead of this code.
@@ -41,9 +46,12 @@ def require(db: Engine) -> None:
     have, need = current(db), head()
     if have == need:
         return
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if have is None or have in known:
+    if have is None or have in known():
         raise Refused(f"the database's schema is {have or 'empty'}, this version needs {need}: run `omni-jobs migrate`")
+    # During a deployment the version before goes on working, and may be restarted.
+    with db.connect() as tx:
+        if tx.execute(text("select 1 from omni.compatible where revision = :need"), {"need": need}).scalar():
+            return
     raise Refused(f"the database's schema {have} is newer than this version knows ({need}): update omni-jobs")
 
 
