@@ -12,7 +12,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,8 +26,12 @@ from workers.backends.backend import Cancelled, Capabilities, Identity, Request,
 from workers.context import Context
 from workers.cutting import Cutting, Prepared
 from workers.flight import Flight
-from workers.inputs import RATE_HZ, CanonicalAudio
+from workers.infer import media_of as real_media_of
+from workers.inputs import RATE_HZ, Canonical, CanonicalAudio
+from workers.media.probe import Probe
+from workers.media.probe import probe as real_probe
 from workers.media.sandbox import Limits
+from workers.prepare import _cut as real_cut
 
 SPAN_S = 10.0
 ANSWER_CHARACTERS = 2000
@@ -41,8 +45,8 @@ class Script:
         name: goes into every answer, so that answers cannot be mistaken for another's.
         spans: how many spans it is cut into.
         prepare_s, span_s: how long preparing it, and one of its spans, takes.
-        poison: `kill`, `segv`, `fail`, `hang` or empty: what its span number `at` does to the backend, or with
-            `at = -1` its preparation to the worker.
+        poison: `kill`, `segv`, `fail`, `oom`, `hang` (its span alone), `freeze` (the step, and all that is in it) or
+            empty: what its span number `at` does to the backend, or with `at = -1` its preparation to the worker.
         cured: a file; while it exists the poison has no effect.
     """
 
@@ -73,19 +77,33 @@ def strike(poison: str) -> None:
             time.sleep(60)
         case "fail":
             raise SourceError(ErrorType.INTERNAL, "the step failed", retryable=True)
+        case "oom":
+            raise MemoryError("out of memory: tried to allocate 2.00 GiB")
+        case "freeze":
+            time.sleep(3600)
         case _:
             pass
 
 
-def cut(unit: Claimed, context: Context, file: BinaryIO, limits: Limits, folder: Path) -> Prepared:
+def probe(file: BinaryIO, limits: Limits, **more: Any) -> "Script | Probe":
+    """What a source is: a script, or real media."""
+    said = file.read(1)
+    file.seek(0)
+    if said != b"{":
+        return real_probe(file, limits, **more)
+    return Script.from_bytes(file.read())
+
+
+def cut(cutting: Cutting, unit: Claimed, context: Context, found: "Script | Probe", options: Options) -> Prepared:
     """In place of decoding: the units that the script asks for, with canonical media that hold the script."""
-    script = Script.from_bytes(file.read())
+    if not isinstance(found, Script):
+        return real_cut(cutting, unit, context, found, options)
+    script = found
     until = time.monotonic() + script.prepare_s
     while time.monotonic() < until:
         time.sleep(0.01)
         context.report(0.1)
     strike(script.strikes(-1))
-    cutting = Cutting(unit, context, Options.model_validate(unit.options), file, limits, folder)
     length_s = script.spans * SPAN_S
     facts = {
         "medium": "audio",
@@ -152,8 +170,7 @@ class Fake:
         future: Future[UnitAnswer] = Future()
         script, at = None, 0
         if isinstance(request.media, CanonicalAudio):
-            said = json.loads(request.media.samples.tobytes())
-            script, at = Script(**said["script"]), said["at"]
+            script, at = scripted(request.media)
         with self._lock:
             self._running[request.unit_id] = Running(request, future, script, at, script.span_s if script else 0.0)
         self._wanted.set()
@@ -217,19 +234,31 @@ class Fake:
             one.future.set_result(answer)
 
     def _answer(self, one: Running) -> UnitAnswer:
-        if one.script is None or not isinstance(one.request.media, CanonicalAudio):
+        if not isinstance(one.request.media, CanonicalAudio):
             return ReduceAnswer()
+        if one.script is None:
+            return SpanAnswer(language="en", segments=[])
         start_s = one.request.media.start_s
         segment = SpokenSegment(start_s=start_s, end_s=start_s + SPAN_S, text=expected(one.script, one.at))
         return SpanAnswer(language="en", segments=[segment])
 
 
+def scripted(media: CanonicalAudio) -> tuple[Script | None, int]:
+    """The script that canonical media hold, and the number of the span; None of real sound."""
+    data = media.samples.tobytes()
+    if not data.startswith(b'{"script"'):
+        return None, 0
+    said = json.loads(data)
+    return Script(**said["script"]), said["at"]
+
+
 # The length of a fake span's sound is that of its script, not of its time: the real slicing would cut it.
-def media_of(unit: Claimed, context: Context) -> CanonicalAudio:
+def media_of(unit: Claimed, context: Context) -> Canonical:
     data = context.parts.blobs.get(unit.input["blob"])
     if hashlib.sha256(data).hexdigest() != unit.input["sha256"]:
         raise SourceError(ErrorType.UNREADABLE, "the object store gave other bytes than were put", retryable=True)
-    return CanonicalAudio.from_bytes(data, unit.input["start_s"])
+    media = CanonicalAudio.from_bytes(data, unit.input["start_s"])
+    return media if scripted(media)[0] is not None else real_media_of(unit, context)
 
 
 assert RATE_HZ == 16_000

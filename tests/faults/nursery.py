@@ -29,7 +29,7 @@ def work(order: dict[str, Any]) -> None:
     from tests.faults import fake
     from workers import infer, maintain, prepare, tasks
 
-    prepare._cut = fake.cut
+    prepare.probe, prepare._cut = fake.probe, fake.cut
     infer.media_of = fake.media_of
     code = 1
     try:
