@@ -16,7 +16,9 @@ from celery import Celery
 from omni_jobs.settings import Settings
 
 TASK = "omni.work"
-GATHER_S = 0.02  # calls for a pool within this time are one message
+GATHER_S = 0.1  # calls for a pool within this time are one message
+RINGING_TRIES = 10
+RINGING_MS = 2000  # a bell that died while it rang stands in the way of others no longer than this
 
 
 def queue_of(pool: str) -> str:
@@ -86,13 +88,28 @@ class Bell:
     def ring(self, pool: str, most: int) -> int:
         """Send wake-ups until `most` are waiting in the pool's queue; returns how many were sent.
 
+        One bell at a time rings for a pool, else each of several would see room for the same message. Who waits for
+        others in vain leaves it to `maintain`.
+
         Raises:
             redis.RedisError, kombu's OperationalError: the broker does not answer.
         """
-        waiting = int(self._redis.llen(queue_of(pool)))  # type: ignore[arg-type]
-        sent = max(0, most - waiting)
-        for _ in range(sent):
-            self._app.send_task(TASK, args=[pool], queue=queue_of(pool), retry=False, ignore_result=True, expires=60)
+        ringing = f"{queue_of(pool)}.ringing"
+        for _ in range(RINGING_TRIES):
+            if self._redis.set(ringing, 1, nx=True, px=RINGING_MS):
+                break
+            time.sleep(0.005)
+        else:
+            return 0
+        try:
+            waiting = int(self._redis.llen(queue_of(pool)))  # type: ignore[arg-type]
+            sent = max(0, most - waiting)
+            for _ in range(sent):
+                self._app.send_task(
+                    TASK, args=[pool], queue=queue_of(pool), retry=False, ignore_result=True, expires=60
+                )
+        finally:
+            self._redis.delete(ringing)
         return sent
 
     def depth(self, pool: str) -> int:

@@ -13,6 +13,8 @@ import os
 import signal
 import threading
 
+import kombu.exceptions
+import redis
 from sqlalchemy import Engine
 
 from omni_jobs import __version__, telemetry
@@ -57,7 +59,7 @@ def serve(settings: Settings) -> None:
             recover(db, settings, counters)
             pools.regulate(db, ready_s=settings.ready_s, ready_bytes=settings.ready_bytes)
             pools.explain(db, settings.lease_s)
-            wake(db, bell, settings.lease_s)
+            _wake(db, bell, settings.lease_s)
             if turn % 2 == 0:
                 collect(db, blobs, counters, keep_sources=settings.keep_sources == "copy")
             if turn % EXPIRE_EVERY == 0 and settings.keep_days:
@@ -92,6 +94,14 @@ def recover(db: Engine, settings: Settings, counters: Counters) -> dict[Outcome,
     if taken:
         log.warning("units.reaped", **{outcome.value: count for outcome, count in taken.items()})
     return taken
+
+
+def _wake(db: Engine, bell: Bell, lease_s: float) -> None:
+    """A broker that is away does not keep us from our other duties."""
+    try:
+        wake(db, bell, lease_s)
+    except (redis.RedisError, kombu.exceptions.OperationalError) as error:
+        log.warning("broker.away", error=str(error)[:200])
 
 
 def wake(db: Engine, bell: Bell, lease_s: float) -> None:
