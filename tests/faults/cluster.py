@@ -10,8 +10,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from sqlalchemy import Engine
 from omni_jobs.blobs import BlobStore, open_blobs
 from omni_jobs.broker import Bell
 from omni_jobs.embedded.home import Home
+from omni_jobs.embedded.ports import free_ports
 from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.embedded.redis import Valkey
 from omni_jobs.embedded.s3 import SeaweedFS
 from omni_jobs.embedded.server import Server
+from omni_jobs.errors import Unavailable
 from omni_jobs.intake.submit import Intake, Submission
 from omni_jobs.job import Pool
 from omni_jobs.options import Options
@@ -155,6 +158,7 @@ class Cluster:
         self.nursery = Nursery()
         self.nursery.watch(self._ended)
         self.workers: list[Worker] = []
+        self._api: subprocess.Popen[bytes] | None = None
         self._closing = False
 
     # Workers
@@ -197,6 +201,46 @@ class Cluster:
         """End a worker for good."""
         worker.wanted = False
         signal_to(worker.pid, number)
+
+    # Servers
+
+    def kill(self, server: Server) -> None:
+        """SIGKILL it."""
+        assert server.process is not None
+        server.process.kill()
+
+    def revive(self, server: Server, timeout_s: float = 60.0) -> float:
+        """Start it again on its ports and its data, as the supervisor does; returns how long that took."""
+        started = time.monotonic()
+        while True:
+            server.process = server.command()
+            server.process.start()
+            try:
+                server.ready(timeout_s)
+                return time.monotonic() - started
+            except Unavailable:
+                # Children of a killed server may hold its memory for a moment.
+                assert time.monotonic() - started < timeout_s, f"{server.name} does not come back"
+                time.sleep(0.1)
+
+    def start_api(self) -> str:
+        """A real API process; returns its address."""
+        (port,) = free_ports(1)
+        with (self.folder / "api.log").open("ab") as log:
+            self._api = subprocess.Popen(
+                [sys.executable, "-m", "omni_jobs.api"],
+                env={**os.environ, "PYTHONPATH": str(ROOT), **self.env(api_port=port)},
+                stdout=log,
+                stderr=log,
+            )
+
+        def lives() -> bool:
+            with suppress(OSError):
+                return urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live", timeout=1).status == 200
+            return False
+
+        self.until(lives, 60, "the API does not answer")
+        return f"http://127.0.0.1:{port}"
 
     # Work
 
@@ -264,9 +308,9 @@ class Cluster:
         )
         return "\n".join(map(str, found))
 
-    def logs(self) -> str:
+    def logs(self, characters: int = 1500) -> str:
         return "\n".join(
-            f"== {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in self.folder.glob("*.log")
+            f"== {log.name}\n{log.read_text(errors='replace')[-characters:]}" for log in self.folder.glob("*.log")
         )
 
     # What must hold afterwards
@@ -305,6 +349,9 @@ class Cluster:
             for pid in worker.history:
                 if pid not in self.nursery.ended:
                     signal_to(pid, signal.SIGKILL)
+        if self._api is not None:
+            self._api.kill()
+            self._api.wait()
         self.nursery.close()
         self.bell.close()
         self.db.dispose()
