@@ -24,8 +24,10 @@ from omni_jobs.failpoints import reach
 from omni_jobs.job import Outcome
 from omni_jobs.settings import Settings
 from omni_jobs.store import attempts, claims, jobs, objects, open_database, pools, schema, workers
+from omni_jobs.store.database import new_id
 from workers import flight
 from workers.counters import Counters
+from workers.patience import patient
 from workers.processes import host, is_alive, started_at
 
 log = telemetry.get_logger()
@@ -39,17 +41,22 @@ def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     db = open_database(settings.database_url, application="omni-jobs maintain")
-    schema.require(db)
+    patient(lambda: schema.require(db))
     bell, blobs, counters = Bell(settings), open_blobs(settings), Counters()
     pid = os.getpid()
-    worker_id = workers.register(
-        db,
-        pool="maintain",
-        host=host(),
-        pid=pid,
-        pid_started=started_at(pid),
-        version=__version__,
-        backend=None,
+    worker_id = new_id()
+    patient(
+        lambda: workers.register(
+            db,
+            worker_id,
+            pool="maintain",
+            host=host(),
+            pid=pid,
+            pid_started=started_at(pid),
+            version=__version__,
+            backend=None,
+        ),
+        stop,
     )
     turn = 0
     while not stop.wait(settings.poll_s):

@@ -23,6 +23,7 @@ from workers.backends import identity_of, open_backend
 from workers.context import Parts
 from workers.counters import Counters
 from workers.endings import Endings
+from workers.patience import patient
 from workers.processes import host, scratch_folder, started_at
 from workers.pump import Handler, Pump
 
@@ -53,23 +54,25 @@ def serve(settings: Settings, pool: Pool) -> None:
     """Work for one pool until SIGTERM; a second one, or SIGQUIT, leaves at once."""
     telemetry.set_up(settings, worker=pool.value)
     db = open_database(settings.database_url, application=f"omni-jobs {pool.value}", ping=False)
-    schema.require(db)
+    patient(lambda: schema.require(db))
     bell = Bell(settings)
     worker_id = new_id()
     record = flight.Flight(flight.folder(settings) / worker_id)
     backend = open_backend(settings, record) if pool is Pool.GPU else None
     identity = backend.identity() if backend else identity_of(settings)
     slots = backend.capabilities().slots if backend else SLOTS[pool]
-    workers.register(
-        db,
-        worker_id,
-        pool=pool.value,
-        host=host(),
-        pid=os.getpid(),
-        pid_started=started_at(os.getpid()),
-        version=__version__,
-        backend={"backend": identity.backend, "models": identity.models, "digest": identity.digest},
-        slots=slots,
+    patient(
+        lambda: workers.register(
+            db,
+            worker_id,
+            pool=pool.value,
+            host=host(),
+            pid=os.getpid(),
+            pid_started=started_at(os.getpid()),
+            version=__version__,
+            backend={"backend": identity.backend, "models": identity.models, "digest": identity.digest},
+            slots=slots,
+        )
     )
     counters, endings = Counters(), Endings(db)
     with scratch_folder(settings.work_dir) as scratch:

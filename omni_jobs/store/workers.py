@@ -35,7 +35,7 @@ def register(
     backend: dict[str, Any] | None,
     slots: int = 1,
 ) -> str:
-    """Say that a worker has started; returns its id."""
+    """Say that a worker has started; returns its id. Saying it twice is harmless."""
     worker_id = worker_id or new_id()
     with db.begin() as tx:
         run(
@@ -43,6 +43,7 @@ def register(
             """
             insert into omni.workers (worker_id, pool, host, pid, pid_started, version, backend, slots)
             values (:worker_id, :pool, :host, :pid, :pid_started, :version, :backend, :slots)
+            on conflict (worker_id) do nothing
             """,
             worker_id=worker_id,
             pool=pool,
