@@ -13,6 +13,7 @@ from uuid_utils import compat as uuids
 
 from omni_jobs.errors import UsageError
 
+IDLE_IN_TRANSACTION_MS = 10_000
 NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -42,6 +43,8 @@ def open_database(url: str, *, size: int = 8, application: str = "omni-jobs", pi
             # A server whose machine is gone is noticed within half a minute.
             "keepalives_idle": 10,
             "tcp_user_timeout": 30_000,
+            # A process that is frozen inside a transaction loses it, and with it the jobs that all others wait for.
+            "options": f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
         },
     )
 
@@ -97,8 +100,9 @@ def run_many(tx: Connection, sql: str, params: list[dict[str, Any]]) -> None:
         tx.execute(text(sql), params)
 
 
-# What passes by itself: connections, shutdown and start of the server, too many clients, deadlock, serialisation.
-PASSING = re.compile(r"08...|57P0[123]|53300|40P01|40001")
+# What passes by itself: connections, shutdown and start of the server, too many clients, deadlock, serialisation, a
+# transaction that this process slept in.
+PASSING = re.compile(r"08...|57P0[123]|53300|40P01|40001|25P03")
 
 
 def is_outage(error: BaseException) -> bool:
