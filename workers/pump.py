@@ -126,7 +126,7 @@ class Pump:
             self._solo, self._asked = claims.quarantined(self._parts.db, self._pool), time.monotonic()
         if self._solo and running:
             return 0
-        claimed = claims.claim(self._parts.db, self._worker_id, self._pool, room, solo=self._solo)
+        claimed = claims.claim(self._parts.db, self._worker_id, self._pool, room, solo=self._solo, held=held)
         if self._solo and not claimed:
             self._solo = False  # a neighbour has it, or all have been
             self._woken.set()
@@ -204,6 +204,7 @@ class Pump:
         try:
             woken = self._parts.endings.end(ending)
         except Fenced:
+            self._counters.add("units", kind=unit.kind.value, outcome="fenced")
             return set()
         self._count(unit, ending.outcome)
         return woken

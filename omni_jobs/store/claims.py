@@ -5,6 +5,7 @@ advances by cost / weight; a claim serves the smallest. A tenant that was idle j
 neither is owed the past nor waits behind a flood.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +82,7 @@ with recursive allowed as (
   select u.unit_id from quota q cross join lateral (
     select unit_id from omni.units
     where state = 'ready' and kind = q.kind and tenant_id = q.tenant_id and ready_at <= now()
-      and alone = :solo
+      and alone = :solo and not unit_id = any(cast(:held as uuid[]))
     order by priority desc, due_at, job_id, position limit q.n for update skip locked) u
 ), taken as (
   update omni.units u set state = 'running', generation = u.generation + 1, worker_id = :worker_id,
@@ -140,11 +141,15 @@ insert into omni.events (job_id, seq, type) select job_id, event_seq, 'job.runni
 """
 
 
-def claim(db: Engine, worker_id: str, pool: Pool, room: int, *, solo: bool = False) -> list[Claimed]:
+def claim(
+    db: Engine, worker_id: str, pool: Pool, room: int, *, solo: bool = False, held: Sequence[str] = ()
+) -> list[Claimed]:
     """Take up to `room` ready units: generation + 1, an attempt row and a prefix for objects, in one statement.
 
     Args:
         solo: take one that may only run with nothing beside it, instead of any other.
+        held: units that the worker is still at, although they may have been given up: it may finish them, not take
+            them a second time beside itself.
     """
     with auto(db) as tx:
         taken = rows(
@@ -155,6 +160,7 @@ def claim(db: Engine, worker_id: str, pool: Pool, room: int, *, solo: bool = Fal
             room=1 if solo else room,
             worker_id=worker_id,
             solo=solo,
+            held=list(held),
         )
         if not taken:
             return []
