@@ -12,10 +12,13 @@ from typing import Any
 
 import redis
 from celery import Celery
+from kombu import Exchange, Queue
 
+from omni_jobs.job import Pool
 from omni_jobs.settings import Settings
 
 TASK = "omni.work"
+POOLS = (*(pool.value for pool in Pool), "maintain")
 GATHER_S = 0.1  # calls for a pool within this time are one message
 RINGING_TRIES = 10
 RINGING_MS = 2000  # a bell that died while it rang stands in the way of others no longer than this
@@ -39,12 +42,13 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": settings.visibility_s,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "retry_on_timeout": True,
         },
-        task_create_missing_queues=True,
+        # Taken is done: a wake-up that dies with its worker is sent again by `maintain`, and acknowledging one costs
+        # more than all else about it.
+        task_queues=[Queue(queue_of(pool), Exchange(queue_of(pool)), queue_of(pool), no_ack=True) for pool in POOLS],
         task_default_queue=queue_of("maintain"),
     )
     return app

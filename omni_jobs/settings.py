@@ -89,9 +89,6 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         default=5.0, ge=0, description="On SIGTERM running units get so long before they are handed back."
     )
-    visibility_s: float = Field(
-        default=120.0, gt=0, description="Broker: a wake-up that was taken and not acknowledged comes again after this."
-    )
     poll_s: float = Field(default=1.0, gt=0, description="How often watchers and `maintain` look.")
     settle_s: float = Field(
         default=2.0, ge=0, description="A watched file must not change for so long before it is taken."

@@ -56,6 +56,7 @@ class Pump:
         self._worker_id, self._slots, self._counters = worker_id, slots, counters
         self._running: dict[tuple[str, int], tuple[Claimed, Context]] = {}  # by unit and generation
         self._solo, self._asked = False, 0.0  # whether the next unit, or the one that runs, is to be alone
+        self._neighbours = True  # whether the pool has other workers, as of the last beat
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._draining = threading.Event()
@@ -77,7 +78,7 @@ class Pump:
         self._woken.set()
 
     def drain(self) -> None:
-        """Claim nothing more."""
+        """Claim nothing more, and say so: the worker lives and is not ready."""
         self._draining.set()
         self._woken.set()
 
@@ -113,11 +114,16 @@ class Pump:
                 self._draining.wait(0.5)
                 self._woken.set()
             self._draining.wait(GATHER_S)
+        # Not in `drain`, which a signal handler calls.
+        try:
+            workers.set_state(self._parts.db, self._worker_id, "draining")
+        except Exception as error:
+            log.warning("drain.not_told", error=str(error)[:300])
 
     def _claim(self) -> int:
         """Fill the free slots; returns how many units were taken."""
         with self._lock:
-            running = len(self._running)
+            running, held = len(self._running), [unit_id for unit_id, _ in self._running]
             room = 0 if self._solo and running else self._slots - running
         if room <= 0 or self._draining.is_set():
             return 0
@@ -137,7 +143,7 @@ class Pump:
             with self._lock:
                 self._running[unit.unit_id, unit.generation] = (unit, context)
             self._work_threads.submit(self._work, unit, context)
-        if len(claimed) == room:
+        if len(claimed) == room and self._neighbours:
             # Our slots are full and there may be more: a neighbour may help.
             self._bell.wake(self._pool.value)
         return len(claimed)
@@ -232,7 +238,7 @@ class Pump:
         with self._lock:
             running = {unit.unit_id: (unit.generation, context.progress) for unit, context in self._running.values()}
             held = list(self._running)
-        workers.beat(db, worker_id, running, self._counters.totals())
+        self._neighbours = workers.beat(db, worker_id, running, self._counters.totals()) > 1
         if back := attempts.hand_back(db, worker_id, held, 2 * self._parts.settings.lease_s):
             self._counters.add("units_handed_back", back)
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -80,9 +81,13 @@ def storable(value: Any) -> Any:
             return value
 
 
+# Looking for the parameters in a statement costs more than sending it.
+_text = lru_cache(maxsize=1000)(text)
+
+
 def rows(tx: Connection, sql: str, **params: Any) -> list[dict[str, Any]]:
     """Run one statement and return its rows as dicts."""
-    return [dict(row) for row in tx.execute(text(sql), params).mappings()]
+    return [dict(row) for row in tx.execute(_text(sql), params).mappings()]
 
 
 def row(tx: Connection, sql: str, **params: Any) -> dict[str, Any] | None:
@@ -92,7 +97,7 @@ def row(tx: Connection, sql: str, **params: Any) -> dict[str, Any] | None:
 
 def run(tx: Connection, sql: str, **params: Any) -> int:
     """Run one statement and return how many rows it touched."""
-    return tx.execute(text(sql), params).rowcount
+    return tx.execute(_text(sql), params).rowcount
 
 
 def run_many(tx: Connection, sql: str, params: list[dict[str, Any]]) -> None:

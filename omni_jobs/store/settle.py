@@ -34,21 +34,21 @@ def settle(tx: Connection, jobs: Iterable[LockedJob]) -> None:
     while moving:
         idle = _without_open_units(tx, moving)
         steps = [(job, step) for job, tally in _tallies(tx, idle) if (step := _step(job, tally)) is not None]
-        for job, step in steps:
-            _take(tx, job, step)
-            reach("settle.taken")
+        taken = [(job, _take(tx, job, step)) for job, step in steps]
+        reach("settle.taken")
         # A job that got no units in its new phase goes on at once.
-        moving = [job for job, _ in steps if job.open]
+        moving = [job for job, inserted in taken if job.open and not inserted]
 
 
 def _step(job: LockedJob, tally: Tally) -> Step | None:
     return next_phase(job.phase, tally, strict=job.options.get("on_gap") == "fail")
 
 
-def _take(tx: Connection, job: LockedJob, step: Step) -> None:
+def _take(tx: Connection, job: LockedJob, step: Step) -> bool:
+    """Whether units were inserted."""
     if step.close is not None:
         close(tx, job, step.close, None if step.close is not JobState.FAILED else _why(tx, job))
-        return
+        return False
     assert step.phase is not None
     job.phase = step.phase
     job.record("job.phase", phase=step.phase.value)
@@ -66,10 +66,12 @@ def _take(tx: Connection, job: LockedJob, step: Step) -> None:
                 revision=job.revision,
             )
             insert(tx, job, [NewUnit(UnitKind.REDUCE, one["source_id"]) for one in found])
+            return bool(found)
         case Phase.DELIVER:
             insert(tx, job, [NewUnit(UnitKind.DELIVER)])
+            return True
         case _:
-            pass
+            return False
 
 
 def close(tx: Connection, job: LockedJob, state: JobState, problem: Problem | None = None) -> None:

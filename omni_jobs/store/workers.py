@@ -72,15 +72,18 @@ def any_has(db: Engine, part: str) -> bool:
     return bool(found and found["has"])
 
 
-def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counters: dict[str, float]) -> None:
+def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counters: dict[str, float]) -> int:
     """One heartbeat for the process, and how far each of its units is. A worker that was given up comes back with it.
 
     Args:
         units: unit id -> (generation, progress 0..1).
         counters: what the process has counted since it started.
+
+    Returns:
+        How many workers its pool has.
     """
     with auto(db) as tx:
-        run(
+        found = row(
             tx,
             """
             with moved as (
@@ -97,6 +100,7 @@ def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counte
             update omni.workers set heartbeat_at = now(), progress = progress + 1, counters = :counters, verdict = null,
               state = case state when 'gone' then 'running' else state end
             where worker_id = :worker_id
+            returning (select count(*) from omni.workers w where w.pool = workers.pool and w.state = 'running') as pool
             """,
             worker_id=worker_id,
             ids=list(units),
@@ -104,6 +108,7 @@ def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counte
             progress=[progress for _, progress in units.values()],
             counters=jsonb(counters),
         )
+    return found["pool"] if found else 0
 
 
 def set_state(db: Engine, worker_id: str, state: str) -> None:

@@ -72,7 +72,7 @@ def test_a_poison_pays_alone_and_is_replayed_once_cured(tmp_path: Path, poison: 
 
 
 def test_long_work_outlives_every_timeout_of_the_broker(report: Report) -> None:
-    with cluster(visibility_s=1) as made:
+    with cluster() as made:
         start_four(made)
         scripts = [Script(f"long-{n}", prepare_s=0.05, span_s=3.0) for n in range(4)]
         ids = made.submit(scripts)
