@@ -85,9 +85,6 @@ class Bell:
             self._app.send_task(TASK, args=[pool], queue=queue_of(pool), retry=False, ignore_result=True, expires=60)
         return sent
 
-    def depth(self, pool: str) -> int:
-        return int(self._redis.llen(queue_of(pool)))  # type: ignore[arg-type]
-
     def close(self) -> None:
         self._redis.close()
         self._app.close()
