@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import psycopg
 
 TABLE_ROWS = 1000
+ROWS_AT_ONCE = 100
 NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 BOLD, PLAIN = "\033[1m", "\033[0m"
 MARKED = re.compile(r"\*\*(.+?)\*\*", re.DOTALL)
@@ -123,9 +124,10 @@ def _encoded(text: str, what: str) -> bytes:
 
 
 def _show(cursor: "psycopg.Cursor[Any]", statement: bytes, show: Callable[..., None], most: int | None) -> None:
-    # One row at a time off the wire: memory stays flat, and what is not shown is not sent.
+    # A few rows at a time off the wire: memory stays flat, and what is not shown is not sent. The time limit of a
+    # statement runs until the last row is taken, so it pays to be quick.
     # Bytes: psycopg takes a str for one of ours only.
-    found = cast("Generator[Sequence[Any]]", cursor.stream(statement))
+    found = cast("Generator[Sequence[Any]]", cursor.stream(statement, size=_rows_at_once()))
     with closing(found) as stream:
         first = _first(cursor, stream)
         names = _distinct([column.name for column in cursor.description or ()])
@@ -133,6 +135,12 @@ def _show(cursor: "psycopg.Cursor[Any]", statement: bytes, show: Callable[..., N
         show(names, islice(rows, most))
         if most is not None and next(rows, None) is not None:
             print(f"only the first {most} rows are shown: --max-rows", file=sys.stderr)
+
+
+def _rows_at_once() -> int:
+    from psycopg import capabilities
+
+    return ROWS_AT_ONCE if capabilities.has_stream_chunked() else 1
 
 
 def _first(cursor: "psycopg.Cursor[Any]", stream: Iterator[Sequence[Any]]) -> Sequence[Any] | None:
@@ -210,7 +218,7 @@ def _print_json(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     try:
         with database_errors():
             for row in rows:
-                print(mark, json.dumps(dict(zip(names, map(_plain, row), strict=True))), sep="\n  ", end="")
+                sys.stdout.write(f"{mark}\n  {_object(names, row)}")
                 mark = ","
     except (OmniError, KeyboardInterrupt) as error:
         if mark == "[":
@@ -219,6 +227,14 @@ def _print_json(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         print(mark, json.dumps(fault.document), sep="\n  ", end="\n]\n", flush=True)
         raise typer.Exit(fault.say()) from error
     print("[]" if mark == "[" else "\n]")
+
+
+def _object(names: Sequence[str], row: Sequence[Any]) -> str:
+    try:
+        return ENCODER.encode(dict(zip(names, row, strict=True)))
+    except ValueError:
+        # A number that JSON does not have.
+        return ENCODER.encode(dict(zip(names, map(_plain, row), strict=True)))
 
 
 def _print_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -269,3 +285,6 @@ def _plain(value: Any) -> Any:
             return {str(name): _plain(item) for name, item in value.items()}
         case _:
             return str(value)
+
+
+ENCODER = json.JSONEncoder(allow_nan=False, default=_plain)
