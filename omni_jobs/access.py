@@ -21,13 +21,6 @@ class WrongHost(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Principal:
-    """Whoever holds the key; their tenant comes from the settings, never from a request."""
-
-    tenant_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Gate:
     """What a request must show.
 
@@ -37,14 +30,13 @@ class Gate:
             name was pointed at 127.0.0.1 (DNS rebinding), sends its own.
     """
 
-    tenant_id: str
     key: str = field(repr=False)
     hosts: frozenset[str]
 
     @classmethod
     def of(cls, settings: Settings) -> "Gate":
         hosts = frozenset(host_name(host) for host in settings.allowed_hosts)
-        return cls(settings.tenant, read_key(settings), hosts)
+        return cls(read_key(settings), hosts)
 
     def check_host(self, host: str | None, origin: str | None) -> None:
         """
@@ -58,7 +50,7 @@ class Gate:
         if origin is not None and host_name(urlsplit(origin).netloc) not in self.hosts:
             raise WrongHost(f"pages of {origin!r} may not call this server: add its host to OMNI_ALLOWED_HOSTS")
 
-    def check_key(self, headers: Mapping[str, str]) -> Principal:
+    def check_key(self, headers: Mapping[str, str]) -> None:
         """
         Args:
             headers: names in lower case.
@@ -67,14 +59,13 @@ class Gate:
             NoKey: no key came, or another one.
         """
         if not self.key:
-            return Principal(self.tenant_id)
+            return
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not given:
             raise NoKey("expected the key as `Authorization: Bearer KEY` or `X-Api-Key: KEY`")
         if not hmac.compare_digest(given.encode(), self.key.encode()):
             raise NoKey("the key is not the one of this server")
-        return Principal(self.tenant_id)
 
 
 def read_key(settings: Settings) -> str:

@@ -3,6 +3,7 @@
 Keys are ours: relative, without `//` and `..`. Uploads of unknown length go up in parts, so memory stays flat.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -24,6 +25,9 @@ from omni_jobs.errors import NotFound, Unavailable, UsageError
 from omni_jobs.settings import Settings
 
 PART_BYTES = 8 * 2**20
+# Of files that are being written.
+DRAFT = ".put-"
+MKDIR_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,20 @@ class BlobStore(Protocol):
         ...
 
 
-def open_blobs(settings: Settings) -> BlobStore:
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an S3 server is waited for: so often, so many seconds for a connection, so many for the next bytes."""
+
+    attempts: int = 7
+    connect_s: float = 5.0
+    read_s: float = 60.0
+
+
+# For whoever has somebody waiting for the answer.
+SHORT = Patience(attempts=2, connect_s=2.0, read_s=4.0)
+
+
+def open_blobs(settings: Settings, patience: Patience = Patience()) -> BlobStore:
     """The store named by `blob_url`.
 
     Raises:
@@ -69,7 +86,7 @@ def open_blobs(settings: Settings) -> BlobStore:
     parts = urlsplit(settings.blob_url)
     match parts.scheme:
         case "s3" if parts.netloc:
-            return S3Store(s3_client(settings), parts.netloc, parts.path.strip("/"))
+            return S3Store(s3_client(settings, patience), parts.netloc, parts.path.strip("/"))
         case "file":
             return FileStore(Path(unquote(parts.path)))
         case _:
@@ -78,7 +95,7 @@ def open_blobs(settings: Settings) -> BlobStore:
             )
 
 
-def s3_client(settings: Settings) -> Any:
+def s3_client(settings: Settings, patience: Patience = Patience()) -> Any:
     return boto3.client(
         "s3",
         endpoint_url=settings.s3_endpoint or None,
@@ -86,9 +103,9 @@ def s3_client(settings: Settings) -> Any:
         aws_secret_access_key=settings.s3_secret_key or None,
         region_name=settings.s3_region,
         config=Config(
-            retries={"max_attempts": 6, "mode": "standard"},
-            connect_timeout=5,
-            read_timeout=60,
+            retries={"total_max_attempts": patience.attempts, "mode": "standard"},
+            connect_timeout=patience.connect_s,
+            read_timeout=patience.read_s,
             max_pool_connections=32,
             s3={"addressing_style": "path"} if settings.s3_endpoint else {},
         ),
@@ -177,36 +194,51 @@ class FileStore:
     def put(self, key: str, data: bytes | BinaryIO, media_type: str = "application/octet-stream") -> Stored:
         source = Hashing(io.BytesIO(data) if isinstance(data, bytes) else data)
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".put-", delete=False) as part:
-            try:
-                shutil.copyfileobj(source, part, PART_BYTES)
-                part.flush()
-                os.fsync(part.fileno())
-                os.replace(part.name, path)
-            except BaseException:
+        with _filed(key):
+            part = _draft(path.parent)
+        try:
+            with part:
+                # What the source raises is not the store's.
+                while piece := source.read(PART_BYTES):
+                    with _filed(key):
+                        part.write(piece)
+                with _filed(key):
+                    part.flush()
+                    os.fsync(part.fileno())
+                    os.replace(part.name, path)
+        except BaseException:
+            with suppress(OSError):
                 os.unlink(part.name)
-                raise
+            raise
         return Stored(key, source.size_bytes, source.sha256)
 
     def get(self, key: str) -> bytes:
         return b"".join(self.open(key))
 
     def open(self, key: str) -> Iterator[bytes]:
-        try:
-            with self._path(key).open("rb") as file:
-                while piece := file.read(1 << 20):
-                    yield piece
-        except FileNotFoundError as error:
-            raise NotFound(f"no object {key}") from error
+        with _filed(key):
+            file = self._path(key).open("rb")
+        with file:
+            while True:
+                with _filed(key):
+                    piece = file.read(1 << 20)
+                if not piece:
+                    return
+                yield piece
 
     def list(self, prefix: str) -> Iterator[Listed]:
         # Below the last whole folder of the prefix, not below everything.
         folder = self._root / prefix.rpartition("/")[0]
-        for path in sorted(folder.rglob("*")):
+        # Folders that go meanwhile are passed over.
+        found = [Path(at, name) for at, _, names in os.walk(folder) for name in names if not name.startswith(DRAFT)]
+        for path in sorted(found):
             key = path.relative_to(self._root).as_posix()
-            if key.startswith(prefix) and path.is_file() and not path.name.startswith(".put-"):
-                stat = path.stat()
+            if key.startswith(prefix):
+                try:
+                    with _filed(key):
+                        stat = path.stat()
+                except NotFound:
+                    continue
                 yield Listed(key, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}")
 
     def delete(self, prefix: str) -> int:
@@ -214,14 +246,41 @@ class FileStore:
             count = sum(1 for _ in self.list(prefix))
             shutil.rmtree(self._path(prefix), ignore_errors=True)
         else:
-            count = int(self._path(prefix).exists())
-            self._path(prefix).unlink(missing_ok=True)
+            try:
+                with _filed(prefix):
+                    self._path(prefix).unlink()
+                count = 1
+            except NotFound:
+                count = 0
         for parent in self._path(prefix.rstrip("/")).parents:
             if parent == self._root:
                 break
             with suppress(OSError):
                 parent.rmdir()
         return count
+
+
+def _draft(folder: Path) -> Any:
+    """A new file in a folder, which whoever deletes the last object in it may remove at any moment."""
+    for _ in range(MKDIR_TRIES):
+        # The one was there and the other went in between.
+        with suppress(FileExistsError, FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return tempfile.NamedTemporaryFile(dir=folder, prefix=DRAFT, delete=False)
+    raise Unavailable(f"the folder {folder.name} of the object store goes away each time it is made")
+
+
+@contextmanager
+def _filed(key: str) -> Iterator[None]:
+    """Our own errors for what the file system says."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise NotFound(f"no object {key}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable("the object store is full: its disk has no room left") from error
+        raise Unavailable(f"the object store does not take or give {key}: {error.strerror}") from error
 
 
 @contextmanager

@@ -116,9 +116,6 @@ class Bell:
             self._redis.delete(ringing)
         return sent
 
-    def depth(self, pool: str) -> int:
-        return int(self._redis.llen(queue_of(pool)))  # type: ignore[arg-type]
-
     def close(self) -> None:
         self._closed = True
         self._wanted.set()

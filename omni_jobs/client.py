@@ -1,12 +1,14 @@
 """The API from the caller's side: submit, look, wait, fetch. Bodies stream, so memory stays flat for any file.
 
 Answers are the API's own JSON as dicts. Every failure is an error of `omni_jobs.errors`, made from the problem+json
-that came: `NotFound`, `Conflict`, other `UsageError`, `Refused` (401, 403, 421), `Unavailable` (no answer, 5xx).
+that came: `NotFound`, `Conflict`, `TooMany` (429), other `UsageError`, `Refused` (401, 403, 421), `Damaged`,
+`Unavailable` (no answer, 5xx). Where as many jobs are open as may be, `submit_file` and `submit_uri` wait.
 """
 
 import io
 import json
 import os
+import random
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -19,23 +21,29 @@ from urllib.parse import urlsplit
 import httpx2
 
 from omni_jobs.access import is_loopback
-from omni_jobs.errors import Conflict, NotFound, OmniError, Refused, Unavailable, UsageError
+from omni_jobs.errors import Conflict, Damaged, NotFound, OmniError, Refused, TooMany, Unavailable, UsageError
 
 Job = dict[str, Any]
 OPEN_STATES = ("queued", "running")
 WAIT_S = 25.0
 # How long `wait` puts up with an API that does not answer, such as one that restarts.
 PATIENCE_S = 60.0
+# How long `submit_*` wait for room when too many jobs are open.
+ROOM_TIMEOUT_S = 600.0
 # An upload is answered once the store has it all.
 TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 UPLOAD_TIMEOUT = httpx2.Timeout(600.0, connect=5.0)
 
 
 class Client:
-    """One API. Threads may share it; close it, or use it in `with`."""
+    """One API. Threads may share it; close it, or use it in `with`.
 
-    def __init__(self, url: str, key: str = "") -> None:
-        self.url = url.rstrip("/")
+    Args:
+        room_timeout_s: how long `submit_*` wait while as many jobs are open as may be; 0: not at all.
+    """
+
+    def __init__(self, url: str, key: str = "", *, room_timeout_s: float = ROOM_TIMEOUT_S) -> None:
+        self.url, self._room_timeout_s = url.rstrip("/"), room_timeout_s
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             self._http = httpx2.Client(
@@ -61,12 +69,26 @@ class Client:
 
         Args:
             path: of a regular file.
-            request: `task`, `options`, `metadata`, `reuse`, `name`, `password`; all may be left out.
+            request: `task`, `options`, `metadata`, `reuse`, `name`, `password`, `priority`, `deadline`; all may be
+                left out.
             attach: go on with an open job of the same bytes, name and options.
             on_sent: told how many bytes of the file have been sent so far.
             idempotency_key: makes this call safe to repeat.
+
+        Raises:
+            TooMany: as many jobs are open as may be, and stayed so.
         """
         path = Path(path)
+        return self._when_there_is_room(lambda: self._send_file(path, request, attach, on_sent, idempotency_key))
+
+    def _send_file(
+        self,
+        path: Path,
+        request: Job | None,
+        attach: bool,
+        on_sent: Callable[[int], None] | None,
+        idempotency_key: str | None,
+    ) -> Job:
         body = {"name": _text(path.name), **(request or {})}
         with _opened(path) as file:
             # The request goes first, so that a mistake in it is answered before the bytes have gone up.
@@ -85,9 +107,20 @@ class Client:
 
     def submit_uri(self, uri: str, request: Job | None = None, *, idempotency_key: str | None = None) -> Job:
         """Make a job of an `s3://` or `file://` source that the server reads itself."""
-        return self._json(
-            "POST", "/v1/jobs", json={"uri": uri, **(request or {})}, headers=_key_header(idempotency_key)
-        )
+        body, headers = {"uri": uri, **(request or {})}, _key_header(idempotency_key)
+        return self._when_there_is_room(lambda: self._json("POST", "/v1/jobs", json=body, headers=headers))
+
+    def _when_there_is_room(self, submit: Callable[[], Job]) -> Job:
+        until = time.monotonic() + self._room_timeout_s
+        while True:
+            try:
+                return submit()
+            except TooMany as error:
+                # Not all who wait come back at once.
+                pause_s = error.retry_after_s * random.uniform(0.8, 1.6)
+                if time.monotonic() + pause_s > until:
+                    raise
+                time.sleep(pause_s)
 
     def get(self, job_id: str, wait: float | None = None) -> Job:
         """A job as it is, or after it changed, at most `wait` seconds later."""
@@ -105,6 +138,23 @@ class Client:
     def cancel(self, job_id: str) -> Job:
         return self._json("POST", f"/v1/jobs/{_segment(job_id)}/cancel")
 
+    def retry(self, job_id: str, password: str = "") -> Job:
+        """Try again what a partial or failed job could not answer.
+
+        Raises:
+            Conflict: it lacks nothing, or is open.
+        """
+        body = {"password": password} if password else {}
+        return self._json("POST", f"/v1/jobs/{_segment(job_id)}/retry", json=body)
+
+    def delete(self, job_id: str) -> None:
+        """Remove a job with everything that was made of it; an open one is cancelled by it."""
+        self._send("DELETE", f"/v1/jobs/{_segment(job_id)}")
+
+    def dead(self, limit: int = 100) -> "list[dict[str, Any]]":
+        """Units that were given up, newest first: {unit_id, job_id, job_name, kind, error, ...}."""
+        return self._json("GET", "/v1/dead", params={"limit": limit})["units"]
+
     def events(self, job_id: str, after: int = 0) -> "list[dict[str, Any]]":
         """Up to 500 events after number `after`: {seq, at, type, data}."""
         return self._json("GET", f"/v1/jobs/{_segment(job_id)}/events", params={"after": after})
@@ -114,6 +164,7 @@ class Client:
 
         Raises:
             NotFound: no such job, or none in this format.
+            Damaged: the API has lost its bytes; another format may be whole.
             Conflict: the job is not done yet.
         """
         request = self._http.build_request("GET", f"/v1/jobs/{_segment(job_id)}/result", params={"format": format})
@@ -230,7 +281,9 @@ def error_of(response: httpx2.Response) -> OmniError:
         case 409:
             return Conflict(sentence)
         case 429:
-            return Unavailable(sentence)
+            return TooMany(sentence, retry_after_s=_seconds(response.headers.get("retry-after")))
+        case _ if kind == "damaged":
+            return Damaged(sentence)
         case status if status >= 500:
             return Unavailable(sentence)
         case _ if kind == "conflict":
@@ -262,6 +315,13 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     with file:
         yield file
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        return min(max(float(retry_after or ""), 0.1), 60.0)
+    except ValueError:
+        return 5.0
 
 
 def _key_header(key: str | None) -> dict[str, str]:

@@ -7,7 +7,8 @@
      │    ├── Conflict
      │    └── TooMany       more than may be open at once: later
      ├── Refused            not now, or not for you: no key, wrong host, server behind its schema
-     └── Unavailable        a part we depend on does not answer (database, broker, store): try again
+     ├── Unavailable        a part we depend on does not answer (database, broker, store): try again
+     └── Damaged            an object that we keep is gone, or is not what was put: trying again is no use
 
 `str(error)` is a sentence that a user may read: what was expected and what came.
 """
@@ -93,7 +94,17 @@ class Conflict(UsageError):
 
 
 class TooMany(UsageError):
+    """More than may be open at once.
+
+    Attributes:
+        retry_after_s: when to ask again.
+    """
+
     kind = "too_many"
+
+    def __init__(self, message: str, *, retry_after_s: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Refused(OmniError):
@@ -102,6 +113,10 @@ class Refused(OmniError):
 
 class Unavailable(OmniError):
     """A part we depend on does not answer; the same call may go through later."""
+
+
+class Damaged(OmniError):
+    """An object that we keep is gone, or is not what was put; the same call fails the same way."""
 
 
 def problem_of(error: BaseException) -> Problem:

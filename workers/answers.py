@@ -96,6 +96,7 @@ class PageAnswer(Answer):
 
     source: Literal["text_layer", "ocr", "none"]
     reason: str = Field(default="", description="why the text layer was not used, where there was one")
+    unread: str = Field(default="", description="what was seen of the page and is not in the blocks, in a sentence")
     rotation: int = 0
     language: str = ""
     blocks: list[PageBlock] = []

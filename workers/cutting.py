@@ -5,7 +5,7 @@ Canonical media are put in the object store as they are made, so memory holds on
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,11 +21,11 @@ from omni_jobs.store.database import new_id
 from omni_jobs.store.units import NewUnit
 from workers import keys
 from workers.context import Context
-from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage, Shot, Sound
+from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage, Frame, Shot, Sound
 from workers.media import audio, cuts, document, image, video
 from workers.media.document import PageFailure
 from workers.media.gaps import Gap
-from workers.media.probe import Probe
+from workers.media.probe import AudioStream, Probe, VideoStream
 from workers.media.sandbox import Limits
 from workers.snapshot import Told
 from workers.speech.activity import level_dbfs, speech_spans
@@ -70,18 +70,60 @@ class Cutting:
         if Task.DOCUMENT in tasks:
             self._pages(found, prepared)
             return prepared
-        # Sound is decoded for captions too: they say what is heard.
-        sound_until = 0.5 if Task.CAPTION in tasks else 0.95
-        sound = self._sound(found, prepared, sound_until) if found.audio is not None else None
+        self._streams(found, prepared, set(tasks))
+        return prepared
+
+    def _streams(self, found: Probe, prepared: Prepared, tasks: set[Task]) -> None:
+        """Sound and pictures. One that cannot be decoded costs its own answers, not those of the other."""
+        lost: list[tuple[str, SourceError]] = []
+        ends_s: list[float] = []
+        sound = None
+        if found.audio is not None:
+            # For captions too: they say what is heard.
+            try:
+                sound = self._sound(found, prepared, 0.5 if Task.CAPTION in tasks else 0.95)
+                ends_s += self._ends(found.audio, sound)
+            except SourceError as error:
+                if Task.CAPTION not in tasks or error.problem.retryable:
+                    raise
+                lost.append(("speech", error))
+                ends_s.append(_promised_end(found.audio))
         if sound is not None and Task.TRANSCRIBE in tasks:
             prepared.facts["gaps"] += _gaps("speech", sound.gaps)
             self._spans(sound, prepared)
             self._speakers(prepared)
-        ends_s = [sound.end_s, *(gap.end_s for gap in sound.gaps if gap.reason in REASONS)] if sound is not None else []
         if Task.CAPTION in tasks:
-            ends_s.append(self._clips(found, prepared, sound))
+            try:
+                ends_s.append(self._clips(found, prepared, sound))
+            except SourceError as error:
+                if Task.TRANSCRIBE not in tasks or sound is None or error.problem.retryable:
+                    raise
+                lost.append(("video", error))
+                ends_s.append(_promised_end(found.video))
+        elif found.video is not None:
+            ends_s.append(_promised_end(found.video))
         prepared.facts["duration_s"] = max(ends_s)
-        return prepared
+        for medium, error in lost:
+            self._lose(medium, error, prepared)
+
+    def _ends(self, stream: AudioStream, sound: audio.DecodedAudio) -> list[float]:
+        """Where the sound of the file ends: as it was seen, or where less of it was asked for as it is promised."""
+        ends_s = [sound.end_s, *(gap.end_s for gap in sound.gaps if gap.reason in REASONS)]
+        stopped = self._options.end_s is not None and max(ends_s) > self._options.end_s - 0.25
+        return [*ends_s, _promised_end(stream)] if stopped else ends_s
+
+    def _lose(self, medium: str, error: SourceError, prepared: Prepared) -> None:
+        """Note what is not answered of a medium, and why. Where there is no sound there is silence, and that is all."""
+        prepared.facts["probe"]["audio" if medium == "speech" else "video"]["problem"] = str(error)
+        if medium == "speech" and (error.type is ErrorType.EMPTY or "transcribe" not in prepared.facts["tasks"]):
+            return
+        clips_s = [unit.input["end_s"] for unit in prepared.units if unit.kind is UnitKind.CLIP]
+        start_s = max([self._options.start_s, *(clips_s if medium == "video" else [])])
+        end_s = prepared.facts["duration_s"]
+        if self._options.end_s is not None:
+            end_s = min(end_s, self._options.end_s)
+        if end_s > start_s:
+            prepared.facts["gaps"].append([medium, start_s, end_s, str(error)])
 
     # Sound
 
@@ -104,6 +146,8 @@ class Cutting:
             (round(start_s + sound.start_s, 3), round(end_s + sound.start_s, 3))
             for start_s, end_s in speech_spans(sound.samples, on_progress=heard)
         ]
+        if sound.one_channel_s:
+            prepared.facts["probe"]["audio"]["one_channel_s"] = round(sound.one_channel_s, 3)
         return sound
 
     def _spans(self, sound: audio.DecodedAudio, prepared: Prepared) -> None:
@@ -140,7 +184,7 @@ class Cutting:
     # Pictures
 
     def _clips(self, found: Probe, prepared: Prepared, sound: audio.DecodedAudio | None) -> float:
-        """Returns where the pictures end."""
+        """Returns where the pictures of the file end."""
         options, length_s = self._options, found.duration_s or 3600.0
         scanned, framed = self._context.part(0.5, 0.7), self._context.part(0.7, 0.95)
         scan = video.scan(
@@ -153,30 +197,19 @@ class Cutting:
         clips = cuts.clips(_asked(scan.shots, options.start_s, options.end_s))
         if not clips:
             raise SourceError(ErrorType.EMPTY, f"the pictures end at {scan.end_s:.1f} s, before the part asked for")
-        for position, within in enumerate(clips):
-            media = self._clip(scan, within, sound, prepared.facts["speech"])
+        frames = video.clips(
+            self._file,
+            self._limits,
+            [video.sample_times(within, options.frames_per_s) for within in clips],
+            cancel=self._context.cancel,
+            on_progress=framed,
+        )
+        speech = prepared.facts["speech"]
+        for position, (within, shown) in enumerate(zip(clips, frames, strict=True)):
+            media = _clip(scan, within, shown, sound, speech)
             where = {"start_s": media.start_s, "end_s": media.end_s}
             prepared.units.append(self._put(UnitKind.CLIP, position, media, where, media.end_s - media.start_s))
-            framed((position + 1) / len(clips))
-        return max([clips[-1][-1].end_s, *(gap.end_s for gap in scan.gaps if gap.reason in REASONS)])
-
-    def _clip(
-        self,
-        scan: video.Scan,
-        shots: tuple[Shot, ...],
-        sound: audio.DecodedAudio | None,
-        speech: list[tuple[float, float]],
-    ) -> CanonicalClip:
-        times_s = video.sample_times(shots, self._options.frames_per_s)
-        return CanonicalClip(
-            shots[0].start_s,
-            shots[-1].end_s,
-            scan.width_px,
-            scan.height_px,
-            shots=shots,
-            frames=tuple(video.frames(self._file, self._limits, times_s, cancel=self._context.cancel)),
-            sound=tuple(_sound_of(shot, sound, speech) for shot in shots) if sound is not None else (),
-        )
+        return max([scan.end_s, *(gap.end_s for gap in scan.gaps if gap.reason in REASONS)])
 
     # Paper
 
@@ -227,9 +260,34 @@ class Cutting:
         )
 
 
+def _clip(
+    scan: video.Scan,
+    shots: tuple[Shot, ...],
+    shown: tuple[Frame, ...],
+    sound: audio.DecodedAudio | None,
+    speech: list[tuple[float, float]],
+) -> CanonicalClip:
+    """What is on screen when the clip begins belongs to it, however long ago it appeared."""
+    start_s = shots[0].start_s
+    return CanonicalClip(
+        start_s,
+        shots[-1].end_s,
+        scan.width_px,
+        scan.height_px,
+        shots=shots,
+        frames=tuple(replace(frame, time_s=max(frame.time_s, start_s)) for frame in shown),
+        sound=tuple(_sound_of(shot, sound, speech) for shot in shots) if sound is not None else (),
+    )
+
+
 def _gaps(medium: str, gaps: tuple[Gap, ...]) -> list[list[Any]]:
     """What is missing; a hole in the timestamps is silence, not a loss."""
     return [[medium, gap.start_s, gap.end_s, REASONS[gap.reason]] for gap in gaps if gap.reason in REASONS]
+
+
+def _promised_end(stream: AudioStream | VideoStream | None) -> float:
+    """Where a stream ends by what the file says; 0 where it does not say."""
+    return stream.start_s + stream.duration_s if stream is not None and stream.duration_s else 0.0
 
 
 def _asked(shots: tuple[Shot, ...], start_s: float, end_s: float | None) -> list[Shot]:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 import omni_jobs
 from omni_jobs.access import Gate
-from omni_jobs.api import health, jobs, openapi, problems, results
+from omni_jobs.api import dead, health, jobs, metrics, openapi, problems, results
 from omni_jobs.api.parts import open_parts
 from omni_jobs.api.principal import Door
 from omni_jobs.settings import Settings
@@ -39,8 +39,11 @@ def create_app(settings: Settings) -> FastAPI:
     # Set when we are told to end: whoever waits is answered.
     app.state.stopping = False
     problems.handle(app)
+    app.state.counts = metrics.Counts()
     app.add_middleware(Door, gate=Gate.of(settings))
-    for router in (jobs.router, results.router, health.router):
+    # Outermost: what the door refuses is an answer, too.
+    app.add_middleware(metrics.Counting, counts=app.state.counts)
+    for router in (jobs.router, results.router, dead.router, metrics.router, health.router):
         app.include_router(router)
     return app
 

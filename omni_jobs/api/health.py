@@ -54,7 +54,7 @@ def _database(parts: Parts) -> None:
 
 def _blobs(parts: Parts) -> None:
     try:
-        parts.blobs.get(f"{parts.tenant}/.ready")
+        parts.reads.blobs.get(f"{parts.tenant}/.ready")
     except NotFound:
         pass
 

@@ -1,20 +1,21 @@
 """Jobs: submit, look, wait, list, events, cancel."""
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from omni_jobs.api.bodies import parse
 from omni_jobs.api.parts import Parts, Use
-from omni_jobs.api.problems import Invalid, Malformed, NotTaken, TooLarge
-from omni_jobs.api.schemas import Event, Job, JobList, JobRequest, UploadRequest, job_of
+from omni_jobs.api.problems import Invalid, NotTaken, TooLarge
+from omni_jobs.api.schemas import Event, Job, JobList, JobRequest, RetryRequest, UploadRequest, job_of
+from omni_jobs.api.tags import ANY, tags
 from omni_jobs.api.upload import MAX_FIELD_BYTES, Upload
 from omni_jobs.blobs import Stored
 from omni_jobs.errors import Conflict, UsageError
@@ -33,6 +34,7 @@ MAX_KEY = 255
 # What boundaries, headers and the field `request` may add to a file.
 FORM_BYTES = 2 * MAX_FIELD_BYTES
 
+Asked = TypeVar("Asked", bound=BaseModel)
 IfNoneMatch = Annotated[str | None, Header()]
 
 
@@ -52,6 +54,8 @@ async def create(
     idempotency_key: Annotated[str | None, Header(description="Makes the call safe to repeat.")] = None,
 ) -> Response:
     """JSON that names a source by URI, or multipart/form-data with the bytes.
+
+    429 while as many jobs are open as may be: an upload is refused before its bytes are read.
 
     202 for a new job; 200 with the earlier one for a repeated `Idempotency-Key` (then with `Idempotent-Replay: true`)
     or an attached job.
@@ -94,13 +98,14 @@ async def _body(request: Request) -> bytes:
 
 
 def _from_json(body: bytes, wish: Wish) -> Submission:
-    return _submission(JobRequest, _json(body), wish)
+    return _submission(JobRequest, parse(body), wish)
 
 
 async def _from_form(request: Request, parts: Parts, wish: Wish) -> Submission:
     limit = parts.settings.max_upload_bytes
     if int(request.headers.get("content-length") or 0) > limit + FORM_BYTES:
         raise TooLarge(f"a file may have {limit} bytes, the body has {request.headers['content-length']}")
+    await run_in_threadpool(parts.intake.require_room, wish.idempotency_key)
     job_id = new_id()
 
     def keep(reader: BinaryIO) -> Stored:
@@ -114,7 +119,7 @@ async def _from_form(request: Request, parts: Parts, wish: Wish) -> Submission:
         if form.stored is None:
             raise UsageError("expected a field `file` with the bytes", pointer="/file")
         attach = wish.attach or _flag(form.fields.get("attach", b"false"))
-        asked = _submission(UploadRequest, _json(form.fields.get("request", b"{}")), Wish(attach, wish.idempotency_key))
+        asked = _submission(UploadRequest, parse(form.fields.get("request", b"{}")), Wish(attach, wish.idempotency_key))
         return replace(asked, job_id=job_id, stored=form.stored, name=asked.name or form.filename)
     except BaseException:
         await asyncio.shield(run_in_threadpool(parts.intake.drop, job_id))
@@ -126,7 +131,7 @@ def _check_field(name: str, value: bytes) -> None:
     if name == "attach":
         _flag(value)
     else:
-        _validated(UploadRequest, _json(value))
+        _validated(UploadRequest, parse(value))
 
 
 def _flag(value: bytes) -> bool:
@@ -136,18 +141,7 @@ def _flag(value: bytes) -> bool:
     return text in ("true", "1")
 
 
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"expected JSON: {error}") from error
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _validated(model: type[UploadRequest], value: Any) -> UploadRequest:
+def _validated(model: type[Asked], value: Any) -> Asked:
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -165,6 +159,8 @@ def _submission(model: type[UploadRequest], value: Any, wish: Wish) -> Submissio
         metadata=asked.metadata,
         reuse=asked.reuse,
         attach=asked.attach or wish.attach,
+        priority=asked.priority,
+        deadline=asked.deadline,
         idempotency_key=wish.idempotency_key,
     )
 
@@ -207,7 +203,9 @@ async def get(
     until = time.monotonic() + min(wait, MAX_WAIT_S)
     # Read before the job is: at worst an answer is newer than its mark, and the next one comes at once.
     mark = await run_in_threadpool(jobs.mark, parts.db, parts.tenant, str(job_id))
-    known = _marks(if_none_match) if if_none_match else {mark}
+    known = tags(if_none_match) if if_none_match else {mark}
+    if ANY in known:
+        known = {mark}
     while mark in known and _open(mark) and time.monotonic() < until:
         if request.app.state.stopping or await request.is_disconnected():
             break
@@ -220,10 +218,6 @@ async def get(
         return Response(status_code=304, headers=headers)
     row = await run_in_threadpool(jobs.get, parts.db, parts.tenant, str(job_id))
     return JSONResponse(job_of(row).model_dump(mode="json"), 200, headers)
-
-
-def _marks(if_none_match: str) -> set[str]:
-    return {mark.strip().removeprefix("W/").strip('"') for mark in if_none_match.split(",")}
 
 
 def _open(mark: str) -> bool:
@@ -248,3 +242,22 @@ def cancel(parts: Use, job_id: UUID, response: Response) -> Job:
     if not jobs.cancel(parts.db, parts.tenant, str(job_id)):
         response.status_code = 200
     return job_of(jobs.get(parts.db, parts.tenant, str(job_id)))
+
+
+@router.post("/{job_id}/retry", status_code=202, response_model=Job, summary="Try again what has no answer")
+async def retry(request: Request, parts: Use, job_id: UUID) -> Response:
+    """A new revision of a partial or failed job; what was answered is kept, and the old result until then.
+
+    The body may be left out.
+    """
+    asked = _validated(RetryRequest, parse(await _body(request) or b"{}"))
+    secret = {"password": asked.password} if asked.password else {}
+    row = await run_in_threadpool(parts.intake.retry, str(job_id), secret)
+    return JSONResponse(job_of(row).model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job_id}"})
+
+
+@router.delete("/{job_id}", status_code=204, response_class=Response, summary="Delete a job and its results")
+def delete(parts: Use, job_id: UUID) -> Response:
+    """An open job is cancelled by it. Its objects go within seconds."""
+    jobs.delete(parts.db, parts.tenant, str(job_id))
+    return Response(status_code=204)

@@ -7,19 +7,21 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from omni_jobs.api.problems import MEDIA_TYPE, TITLES, TYPE
-from omni_jobs.api.schemas import Fault, JobRequest, Problem, UploadRequest
+from omni_jobs.api.schemas import Fault, JobRequest, Problem, RetryRequest, UploadRequest
 
 REF = "#/components/schemas/"
-KEYED = "/v1/"
+KEYED = ("/v1/", "/metrics")
 
 # Which problems every route under /v1 may answer with, and those of single routes.
 EVERYWHERE = {401: "unauthorized", 421: "misdirected", 422: "invalid", 503: "unavailable"}
 AT = {
-    ("/v1/jobs", "post"): {400: "malformed", 413: "too_large", 415: "unsupported"},
+    ("/v1/jobs", "post"): {400: "malformed", 413: "too_large", 415: "unsupported", 429: "too_many"},
     ("/v1/jobs/{job_id}", "get"): {404: "not_found"},
     ("/v1/jobs/{job_id}/events", "get"): {404: "not_found"},
-    ("/v1/jobs/{job_id}/result", "get"): {404: "not_found", 406: "unsupported", 409: "conflict"},
+    ("/v1/jobs/{job_id}/result", "get"): {404: "not_found", 406: "unsupported", 409: "conflict", 500: "damaged"},
     ("/v1/jobs/{job_id}/cancel", "post"): {404: "not_found", 409: "conflict"},
+    ("/v1/jobs/{job_id}/retry", "post"): {400: "malformed", 404: "not_found", 409: "conflict"},
+    ("/v1/jobs/{job_id}", "delete"): {404: "not_found"},
 }
 
 
@@ -30,7 +32,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     _, found = models_json_schema(
-        [(model, "validation") for model in (JobRequest, UploadRequest, Problem, Fault)], ref_template=REF + "{model}"
+        [(model, "validation") for model in (JobRequest, UploadRequest, RetryRequest, Problem, Fault)],
+        ref_template=REF + "{model}",
     )
     schemas.update(found["$defs"])
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -43,6 +46,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for verb, operation in verbs.items():
             _complete(path, verb, operation)
     document["paths"]["/v1/jobs"]["post"]["requestBody"] = _submission()
+    document["paths"]["/v1/jobs/{job_id}/retry"]["post"]["requestBody"] = {
+        "required": False,
+        "content": {"application/json": {"schema": {"$ref": REF + "RetryRequest"}}},
+    }
+    document["paths"]["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     document["paths"]["/v1/jobs/{job_id}/result"]["get"]["responses"]["200"]["content"] = {
         media_type: {"schema": {"type": "string"}}
         for media_type in ("application/json", "text/vtt", "application/x-subrip", "text/plain", "text/markdown")
@@ -75,7 +83,7 @@ def _problem(status: int, kind: str) -> dict[str, Any]:
         "errors": [{"pointer": "/options/dpi", "detail": "Input should be less than or equal to 300"}]
         if kind == "invalid"
         else [],
-        "retryable": kind == "unavailable",
+        "retryable": kind in ("unavailable", "too_many"),
     }
     content = {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}, "example": example}}
     return {"description": TITLES[kind], "content": content}

@@ -9,7 +9,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
-from omni_jobs.blobs import BlobStore, open_blobs
+from omni_jobs.api.reads import Reads
+from omni_jobs.blobs import SHORT, BlobStore, open_blobs
 from omni_jobs.broker import Bell
 from omni_jobs.intake.submit import Intake
 from omni_jobs.settings import Settings
@@ -26,6 +27,7 @@ class Parts:
     blobs: BlobStore
     intake: Intake
     writers: ThreadPoolExecutor
+    reads: Reads
 
     @property
     def tenant(self) -> str:
@@ -38,9 +40,11 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
     blobs = open_blobs(settings)
     bell = Bell(settings)
     writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="upload")
+    reads = Reads.of(open_blobs(settings, SHORT))
     try:
-        yield Parts(settings, db, blobs, Intake(db, blobs, bell, settings), writers)
+        yield Parts(settings, db, blobs, Intake(db, blobs, bell, settings), writers, reads)
     finally:
+        reads.close()
         writers.shutdown(cancel_futures=True)
         bell.close()
         db.dispose()

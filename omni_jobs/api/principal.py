@@ -23,7 +23,7 @@ class Door:
         if scope["type"] == "http" and not scope["path"].startswith(UNGUARDED):
             request = Request(scope)
             try:
-                self._check(request.url.path, request.headers)
+                self._check(scope["path"], request.headers)
             except Refused as error:
                 await of_error(request, error)(scope, receive, send)
                 return

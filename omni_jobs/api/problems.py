@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem+json: what went wrong, where in the request, and whether to try again."""
 
+import math
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -14,13 +15,26 @@ from starlette.requests import ClientDisconnect
 
 from omni_jobs.access import NoKey, WrongHost
 from omni_jobs.api.schemas import Fault, Problem
-from omni_jobs.errors import Conflict, NotFound, OmniError, Refused, SourceError, Unavailable, UsageError
+from omni_jobs.errors import (
+    Conflict,
+    Damaged,
+    NotFound,
+    OmniError,
+    Refused,
+    SourceError,
+    TooMany,
+    Unavailable,
+    UsageError,
+)
+from omni_jobs.intake.metadata import escaped
 from omni_jobs.store.database import is_outage
 from omni_jobs.telemetry import get_logger
 
 MEDIA_TYPE = "application/problem+json"
 TYPE = "https://omni-jobs.dev/problems/"
 RETRY_AFTER_S = 2
+# Whoever still sends a body that nobody wants is not listened to until its end.
+UNREAD = {"Connection": "close"}
 
 TITLES = {
     "invalid": "The request cannot be meant as it stands",
@@ -29,6 +43,8 @@ TITLES = {
     "not_found": "There is no such thing",
     "conflict": "This does not fit the state of things",
     "too_large": "This is too large",
+    "too_many": "As many jobs are open as may be",
+    "damaged": "A stored object is not what was put",
     "unauthorized": "A key is needed",
     "misdirected": "This is not the server for that name",
     "refused": "This is not allowed",
@@ -84,11 +100,22 @@ def problem(
         title=TITLES.get(kind) or HTTPStatus(status).phrase,
         status=status,
         detail=detail,
-        instance=request.url.path,
+        # As it came: the URL that Starlette builds of it begins with what the caller says our name is.
+        instance=request.scope["path"],
         errors=list(faults),
         retryable=retryable,
     )
-    return JSONResponse(body.model_dump(), status, dict(headers or {}), media_type=MEDIA_TYPE)
+    return JSONResponse(_sayable(body.model_dump()), status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def _sayable(body: dict[str, Any]) -> dict[str, Any]:
+    """Without the lone surrogates that a request may hold and no answer can."""
+
+    def said(text: str) -> str:
+        return text.encode("utf-8", "replace").decode()
+
+    faults = [{name: said(text) for name, text in fault.items()} for fault in body["errors"]]
+    return {**body, "detail": said(body["detail"]), "instance": said(body["instance"]), "errors": faults}
 
 
 def of_error(request: Request, error: OmniError) -> JSONResponse:
@@ -103,6 +130,11 @@ def of_error(request: Request, error: OmniError) -> JSONResponse:
             return problem(request, 403, "refused", detail)
         case Unavailable():
             return unavailable(request, detail)
+        case Damaged():
+            return problem(request, 500, "damaged", detail)
+        case TooMany():
+            headers = {"Retry-After": str(math.ceil(error.retry_after_s)), **UNREAD}
+            return problem(request, 429, error.kind, detail, retryable=True, headers=headers)
         case Invalid():
             return problem(request, 422, error.kind, detail, faults=error.faults)
         case NotFound():
@@ -110,7 +142,7 @@ def of_error(request: Request, error: OmniError) -> JSONResponse:
         case Conflict():
             return problem(request, 409, error.kind, detail)
         case TooLarge():
-            return problem(request, 413, error.kind, detail)
+            return problem(request, 413, error.kind, detail, headers=UNREAD)
         case Malformed():
             return problem(request, 400, error.kind, detail)
         case NotTaken():
@@ -131,7 +163,7 @@ def unavailable(request: Request, detail: str) -> JSONResponse:
 
 def pointer(loc: Iterable[Any]) -> str:
     """A JSON pointer of pydantic's path."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in loc)
+    return "".join("/" + escaped(str(part)) for part in loc)
 
 
 def handle(app: FastAPI) -> None:
@@ -145,7 +177,7 @@ def handle(app: FastAPI) -> None:
     def parameters(request: Request, error: RequestValidationError) -> Response:
         found = error.errors()
         if any(one["loc"][:1] == ("path",) for one in found):
-            return problem(request, 404, "not_found", f"nothing has the address {request.url.path}")
+            return problem(request, 404, "not_found", f"nothing has the address {request.scope['path']}")
         faults = [Fault(pointer=pointer(one["loc"]), detail=one["msg"]) for one in found]
         return of_error(request, Invalid(faults))
 
@@ -154,7 +186,7 @@ def handle(app: FastAPI) -> None:
         kinds = {400: "malformed", 404: "not_found"}
         detail = str(error.detail)
         if error.status_code == 404:
-            detail = f"nothing has the address {request.url.path}"
+            detail = f"nothing has the address {request.scope['path']}"
         kind = kinds.get(error.status_code, "invalid")
         return problem(request, error.status_code, kind, detail, headers=error.headers)
 
@@ -165,7 +197,7 @@ def handle(app: FastAPI) -> None:
         if isinstance(error, StatementError):
             # They may hold a password.
             error.hide_parameters = True
-        get_logger().error("api.failed", path=request.url.path, error=_cause(error), exc_info=error)
+        get_logger().error("api.failed", path=request.scope["path"], error=_cause(error), exc_info=error)
         return problem(request, 500, "internal", "the service failed; its log says why", retryable=True)
 
     @app.exception_handler(ClientDisconnect)
@@ -175,7 +207,7 @@ def handle(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def anything(request: Request, error: Exception) -> Response:
-        get_logger().error("api.failed", path=request.url.path, error=type(error).__name__, exc_info=error)
+        get_logger().error("api.failed", path=request.scope["path"], error=type(error).__name__, exc_info=error)
         return problem(request, 500, "internal", "the service failed; its log says why", retryable=True)
 
 

@@ -1,13 +1,14 @@
 """What the API takes and gives, as JSON."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from omni_jobs.api.progress import Progress
 from omni_jobs.errors import ErrorType
-from omni_jobs.job import JobState, Medium, Phase, Task
+from omni_jobs.job import JobState, Medium, Phase, Task, UnitKind
 from omni_jobs.options import Options, TaskName
 
 FORMATS = ("json", "srt", "vtt", "txt", "md", "manifest")
@@ -15,6 +16,15 @@ Id = Annotated[str, BeforeValidator(str)]
 Time = Annotated[
     datetime, PlainSerializer(lambda at: at.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str)
 ]
+
+
+def _text(value: object) -> object:
+    if not (isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[Tt ]", value)):
+        raise ValueError("expected a time by RFC 3339, such as 2030-01-31T18:00:00Z")
+    return value
+
+
+Deadline = Annotated[AwareDatetime, BeforeValidator(_text)]
 TaskChoice = TaskName | list[TaskName]
 
 
@@ -32,6 +42,13 @@ class UploadRequest(Body):
     name: str = Field("", max_length=255, description="Name to show; empty: that of the file.")
     password: str = Field("", max_length=1024, description="Of an encrypted PDF; kept until the job ends, never shown.")
     attach: bool = Field(False, description="Go on with an open job of the same bytes, name and options.")
+    priority: int = Field(0, ge=-100, le=100, description="Of the tenant's own jobs the higher goes first.")
+    deadline: Deadline | None = Field(
+        None,
+        description="RFC 3339 with a time zone: among jobs of the same priority what is due first goes first. "
+        "A job that is late goes on.",
+        examples=["2030-01-31T18:00:00Z"],
+    )
 
 
 class JobRequest(UploadRequest):
@@ -89,6 +106,7 @@ class Job(BaseModel):
     waiting: str | None = Field(description="What the job waits for, such as free disk.")
     reused_from: Id | None = Field(description="The job whose answers were taken over.")
     revision: int
+    priority: int
     metadata: dict[str, Any]
     options: dict[str, Any]
     created_at: Time
@@ -101,6 +119,32 @@ class Job(BaseModel):
 class JobList(BaseModel):
     jobs: list[Job]
     next: str | None = Field(description="`cursor` of the next page.")
+
+
+class RetryRequest(Body):
+    password: str = Field("", max_length=1024, description="Of an encrypted PDF; it was forgotten when the job ended.")
+
+
+class DeadUnit(BaseModel):
+    """A unit that was given up, and how its attempts ended."""
+
+    unit_id: Id
+    job_id: Id
+    job_name: str
+    job_state: JobState
+    source: str | None
+    kind: UnitKind
+    position: int
+    revision: int
+    lost: int
+    failed: int
+    rejected: int
+    error: Failure | None
+    finished_at: Time | None
+
+
+class DeadUnits(BaseModel):
+    units: list[DeadUnit]
 
 
 class Event(BaseModel):
@@ -141,7 +185,7 @@ def job_of(row: dict[str, Any], now: datetime | None = None) -> Job:
     options = Options.stored(row["options"]).effective()
     tasks = options.pop("tasks", None) or "auto"
     path = f"/v1/jobs/{row['job_id']}"
-    shown = ("name", "state", "phase", "error", "waiting", "reused_from", "revision", "metadata")
+    shown = ("name", "state", "phase", "error", "waiting", "reused_from", "revision", "priority", "metadata")
     times = ("created_at", "started_at", "finished_at")
     return Job(
         **{name: row[name] for name in (*shown, *times)},

@@ -6,23 +6,29 @@ interrupted. What takes long to import is imported inside the commands.
 """
 
 import json
-import os
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from omni_jobs.cli import contract, demo, doctor, jobs, run, sql, stack
+from omni_jobs.cli import contract, demo, doctor, jobs, run, sql, stack, tenants
 from omni_jobs.cli.examples import examples
-from omni_jobs.cli.reader import SqlError
-from omni_jobs.errors import Conflict, OmniError, Refused, SourceError, Unavailable, UsageError
+from omni_jobs.cli.faults import INTERRUPTED, USAGE, Interrupted, fault_of
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+class Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted") from error
+
 
 app = typer.Typer(
+    cls=Commands,
     name="omni-jobs",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -53,7 +59,7 @@ def _root(
 
 
 # In the order in which the help shows them.
-for noun in (run, jobs, sql, stack, contract, doctor, demo):
+for noun in (run, jobs, sql, stack, tenants, contract, doctor, demo):
     noun.add_to(app)
 
 
@@ -73,38 +79,17 @@ def _status_of(words: list[str]) -> int:
         if not error.format_message() or error.format_message().startswith("Usage:"):
             print(error.format_message())
             return USAGE
-        return _report(words, error, "invalid", error.format_message(), error.exit_code)
+        return _report(words, error)
     except typer.Abort:
         return INTERRUPTED
-    except Conflict as error:
-        return _report(words, error, error.kind, str(error), FAILED)
-    except UsageError as error:
-        return _report(words, error, error.kind, str(error), USAGE)
-    except SourceError as error:
-        return _report(words, error, error.type.value, str(error), FAILED)
-    except Refused as error:
-        return _report(words, error, "refused", str(error), FAILED)
-    except Unavailable as error:
-        return _report(words, error, "unavailable", str(error), FAILED)
-    except SqlError as error:
-        return _report(words, error, "sql", str(error), USAGE)
-    except OmniError as error:
-        return _report(words, error, "internal", str(error), FAILED)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _report(words, error, "internal", f"{where}{error.strerror or error}", FAILED)
-    except Exception as error:
-        text = f"{type(error).__name__}: {error} (OMNI_DEBUG=1 shows where)"
-        return _report(words, error, "internal", text, FAILED)
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(words, error)
 
 
-def _report(words: list[str], error: Exception, kind: str, message: str, status: int) -> int:
-    message = message.replace("Value error, ", "")  # pydantic's, before the sentence that says what is wrong
-    if os.environ.get("OMNI_DEBUG") == "1":
-        traceback.print_exception(error)
-    print(f"error: {message}", file=sys.stderr)
+def _report(words: list[str], error: BaseException) -> int:
+    fault = fault_of(error)
+    status = fault.say()
     # The option may not have been parsed: so the words decide.
     if "--json" in words[: words.index("--")] if "--" in words else "--json" in words:
-        retryable = isinstance(error, Unavailable)
-        print(json.dumps({"error": {"type": kind, "message": message, "retryable": retryable}}))
+        print(json.dumps(fault.document))
     return status

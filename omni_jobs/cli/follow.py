@@ -16,11 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omni_jobs.cli.outputs import SUFFIX_OF, Shelf
+from omni_jobs.cli.outputs import Shelf
 from omni_jobs.cli.progress import View, gaps_of
 from omni_jobs.cli.reach import Found, Reach, patiently
 from omni_jobs.cli.times import clock
-from omni_jobs.errors import ErrorType, OmniError, Problem, Refused, SourceError, Unavailable, UsageError, problem_of
+from omni_jobs.errors import (
+    ErrorType,
+    OmniError,
+    Problem,
+    Refused,
+    SourceError,
+    TooMany,
+    Unavailable,
+    UsageError,
+    problem_of,
+)
+from omni_jobs.formats import SUFFIX_OF
 
 OPEN_STATES = ("queued", "running")
 # A job is looked at the more often, the younger it is; all together no more than so many in a round.
@@ -62,7 +73,8 @@ class Entry:
 
     @property
     def state(self) -> str:
-        return self.job["state"] if self.job else "failed"
+        # A result that is there and could not be fetched or written counts as none.
+        return "failed" if self.job is None or self.problem is not None else self.job["state"]
 
     @property
     def error(self) -> dict[str, Any] | None:
@@ -199,7 +211,8 @@ class Run:
             where = error.filename or self._shelf.folder
             self._fail(entry, Problem(ErrorType.INTERNAL, f"cannot write {where}: {error.strerror or error}", True))
         except OmniError as error:
-            self._fail(entry, Problem(ErrorType.INTERNAL, f"cannot fetch the result: {error}", True))
+            again = isinstance(error, Unavailable)
+            self._fail(entry, Problem(ErrorType.INTERNAL, f"cannot fetch the result: {error}", again))
         else:
             self._end(entry)
 
@@ -236,7 +249,7 @@ class Run:
 def last_line(entry: Entry) -> str:
     """What became of a file, in one line."""
     name = entry.path.name
-    if entry.error is not None and entry.state != "partial":
+    if entry.error is not None and entry.state == "failed":
         return f"{name}: failed: {entry.error['type']}: {entry.error['message']}"
     assert entry.job is not None
     words = [f"{name}: {entry.state}"]
@@ -267,14 +280,14 @@ def submit_problem(error: Exception) -> Problem:
             return Problem(ErrorType.UNREADABLE, f"cannot read the file: {error.strerror or error}")
         case SourceError():
             return error.problem
+        case Refused() | Unavailable() | TooMany():
+            return Problem(ErrorType.INTERNAL, str(error), retryable=not isinstance(error, Refused))
         case UsageError(kind=kind) if kind in set(ErrorType):
             return Problem(ErrorType(kind), str(error))
         case UsageError(pointer=None, kind="invalid"):
             return Problem(ErrorType.UNREADABLE, str(error))
         case UsageError():
             return Problem(ErrorType.UNSUPPORTED, str(error))
-        case Refused() | Unavailable():
-            return Problem(ErrorType.INTERNAL, str(error), retryable=isinstance(error, Unavailable))
         case _:
             return problem_of(error)
 
@@ -287,6 +300,9 @@ def _size_of(path: Path) -> int:
         OSError: it cannot be read.
     """
     found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        # One that could not be listed: others are not among the files.
+        raise SourceError(ErrorType.UNREADABLE, "cannot look into the folder: what it holds is left out")
     if not stat.S_ISREG(found.st_mode):
         raise SourceError(ErrorType.UNREADABLE, f"expected a regular file, got {stat.filemode(found.st_mode)}")
     with open(path, "rb"):

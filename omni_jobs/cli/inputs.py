@@ -6,16 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from omni_jobs.errors import UsageError
-
-# Only for what a folder holds: a file that is named outright is taken whatever it is called.
-AUDIO = "aac ac3 aif aiff amr flac m4a m4b mka mp2 mp3 oga ogg opus wav wma"
-VIDEO = "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv ts webm wmv"
-PAPER = "pdf bmp gif jpeg jpg png tif tiff webp"
-SUFFIXES = frozenset(f".{word}" for word in f"{AUDIO} {VIDEO} {PAPER}".split())
+from omni_jobs.intake.names import SUFFIXES
 
 
 def expand(arguments: Iterable[str]) -> list[Path]:
-    """Absolute paths of all files meant, in the order of the arguments.
+    """Absolute paths of all files meant, in the order of the arguments, and of folders that cannot be read.
 
     Raises:
         UsageError: a path that is not there, a folder or a glob without media. Nothing has been submitted then.
@@ -55,13 +50,19 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """What is called like media, readable or not, and folders that cannot be looked into: nothing is left out unsaid.
+
+    A file that is named outright is taken whatever it is called; the suffix counts only for what a folder holds.
+    """
+    locked: list[Path] = []
     # Links to folders are not followed: they may lead in a circle.
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in SUFFIXES and path.is_file():
+            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
                 yield _absolute(path)
+    yield from map(_absolute, locked)
 
 
 def _absolute(path: Path) -> Path:

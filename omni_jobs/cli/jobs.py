@@ -1,4 +1,4 @@
-"""Jobs: submit, list, status, result, cancel, logs."""
+"""Jobs: submit, list, status, result, cancel, retry, delete, dead, logs."""
 
 import json
 import re
@@ -11,21 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from omni_jobs.cli.examples import examples
+from omni_jobs.cli.faults import fault_of
+from omni_jobs.cli.reach import say
 from omni_jobs.cli.run import (
     FAILED,
     PARTIAL,
+    Deadline,
     From,
     Language,
     NoReuse,
+    OnGap,
     Pages,
     PasswordFile,
+    Priority,
     Speakers,
     Tasks,
     To,
+    order_of,
+    password_in,
     request_of,
 )
+from omni_jobs.cli.terminal import plain
 from omni_jobs.cli.times import clock, size
-from omni_jobs.errors import NotFound, Unavailable, UsageError
+from omni_jobs.errors import NotFound, OmniError, Refused, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from omni_jobs.client import Client
@@ -39,6 +47,7 @@ SHORTEST_PREFIX = 8
 ID_PREFIX = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]{0,27})?")
 FULL_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FOLLOW_EVERY_S = 0.5
+MOST_AT_ONCE = 100
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,6 +56,7 @@ def add_to(app: typer.Typer) -> None:
             "omni-jobs submit talk.mp4",
             "omni-jobs submit s3://media/talk.mp4 --task transcribe --wait",
             "omni-jobs submit file:///srv/media/report.pdf --pages 1-10 --json",
+            "omni-jobs submit talk.mp4 --priority 50 --deadline +2h",
         )
     )(submit)
     app.command("list", epilog=examples("omni-jobs list", "omni-jobs list --state running --json"))(list_jobs)
@@ -58,6 +68,11 @@ def add_to(app: typer.Typer) -> None:
         )
     )(result)
     app.command(epilog=examples("omni-jobs cancel 01993f5a"))(cancel)
+    app.command(
+        epilog=examples("omni-jobs retry 01993f5a", "omni-jobs retry 01993f5a --password-file secret.txt --json")
+    )(retry)
+    app.command(epilog=examples("omni-jobs delete 01993f5a", "omni-jobs delete 01993f5a 01993f5b --yes --json"))(delete)
+    app.command(epilog=examples("omni-jobs dead", "omni-jobs dead --json | jq '.units[].error.message'"))(dead)
     app.command(epilog=examples("omni-jobs logs 01993f5a", "omni-jobs logs 01993f5a --follow --json"))(logs)
 
 
@@ -72,6 +87,9 @@ def submit(
     end: To = None,
     speakers: Speakers = None,
     password_file: PasswordFile = None,
+    priority: Priority = None,
+    deadline: Deadline = None,
+    on_gap: OnGap = None,
     no_reuse: NoReuse = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Return when the job has ended, with a status like `run`.")
@@ -84,6 +102,7 @@ def submit(
     from omni_jobs.errors import SourceError
 
     request = request_of(task, language, pages, start, end, speakers, password_file, no_reuse)
+    request |= order_of(priority, deadline, on_gap, request)
     remote = "://" in source and not Path(source).exists()
     path = Path(source).expanduser()
     if not remote and not path.exists():
@@ -123,7 +142,7 @@ def list_jobs(
 
     found: list[dict[str, Any]] = []
     with reach() as stack:
-        for job in _newest(stack.client, state):
+        for job in _newest(stack.client, state, at_once=min(limit, MOST_AT_ONCE)):
             found.append(job)
             if len(found) == limit:
                 break
@@ -144,7 +163,7 @@ def status(job: JobId, as_json: AsJson = False) -> None:
         _print_json(found)
         return
     for name, text in _described(found):
-        print(f"{name:<10}{text}")
+        print(f"{name:<10}{plain(text)}")
 
 
 def result(
@@ -155,9 +174,11 @@ def result(
     ] = None,
 ) -> None:
     """Fetch the result of a job."""
-    from omni_jobs.cli.outputs import write_whole
+    from omni_jobs.cli.outputs import require_writable, write_whole
     from omni_jobs.cli.reach import reach
 
+    if output is not None:
+        require_writable(output)
     with reach() as stack:
         chunks = stack.client.result(_full_id(stack.client, job), format)
         if output is not None:
@@ -180,6 +201,104 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
         print(f"{found['id']} {found['state']}")
 
 
+def retry(job: JobId, password_file: PasswordFile = None, as_json: AsJson = False) -> None:
+    """Try again what a failed or partial job could not answer. What it has answered stays."""
+    from omni_jobs.cli.reach import reach
+
+    password = password_in(password_file) if password_file is not None else ""
+    with reach() as stack:
+        found = stack.client.retry(_full_id(stack.client, job), password)
+    if as_json:
+        _print_json(found)
+    else:
+        print(f"{found['id']} {found['state']}, revision {found['revision']}")
+
+
+def delete(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids, or the first 8 or more characters.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove jobs with their results, rows and stored bytes; open ones are cancelled by it.
+
+    Asks before. Files that `run` or a watcher wrote stay.
+    """
+    from omni_jobs.cli.reach import reach
+
+    with reach() as stack:
+        client = stack.client
+        # All are looked at before the first is touched.
+        found = [client.get(job_id) for job_id in dict.fromkeys(_full_id(client, job) for job in jobs)]
+        if not yes and not _confirmed(found):
+            raise Refused("nothing was deleted")
+        deleted = [_deleted(client, job, quiet=as_json) for job in found]
+    if as_json:
+        _print_json({"jobs": deleted})
+    if any(one["error"] for one in deleted):
+        raise typer.Exit(FAILED)
+
+
+def _confirmed(jobs: list[dict[str, Any]]) -> bool:
+    for job in jobs:
+        say(f"{job['id']}  {job['state']}  {job['name']}")
+    what = "this job" if len(jobs) == 1 else f"these {len(jobs)} jobs"
+    # Not input(): that would write to stdout.
+    print(f"Delete {what} with all results, rows and stored bytes? [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        print(file=sys.stderr)
+        raise UsageError("nobody answered, and nothing was deleted: --yes deletes without asking")
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _deleted(client: "Client", job: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """What became of one; a failure does not keep the others."""
+    error: dict[str, Any] | None = None
+    try:
+        client.delete(job["id"])
+    except OmniError as failure:
+        fault = fault_of(failure)
+        fault.say()
+        error = fault.document["error"]
+    else:
+        if not quiet:
+            print(plain(f"deleted {job['id']}  {job['name']}"), flush=True)
+    return {"id": job["id"], "name": job["name"], "deleted": error is None, "error": error}
+
+
+def dead(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most units to show, the newest first.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the units that were given up, with the error of the last try: the gaps of your results.
+
+    `omni-jobs retry JOB` tries them again.
+    """
+    from omni_jobs.cli.reach import reach
+    from omni_jobs.cli.tables import print_table
+
+    with reach() as stack:
+        units = stack.client.dead(limit)
+    if as_json:
+        _print_json({"units": units})
+        return
+    if not units:
+        print("no dead units")
+        return
+    print_table(
+        ["job", "source", "kind", "no", "lost", "failed", "rejected", "error"],
+        [
+            [unit["job_id"], unit["source"] or unit["job_name"], unit["kind"], unit["position"], unit["lost"],
+             unit["failed"], unit["rejected"], _error_text(unit["error"])]
+            for unit in units
+        ],
+    )  # fmt: skip
+
+
+def _error_text(error: dict[str, Any] | None) -> str:
+    return f"{error['type']}: {error['message']}" if error else ""
+
+
 def logs(
     job: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
@@ -195,7 +314,7 @@ def logs(
             else:
                 data = " ".join(f"{name}={_short(value)}" for name, value in event["data"].items())
                 line = f"{event['seq']:>5}  {event['at']}  {event['type']}  {data}".rstrip()
-            print(line, flush=True)
+            print(plain(line), flush=True)
 
 
 def _events(client: "Client", job_id: str, *, follow: bool) -> Iterator[dict[str, Any]]:
@@ -218,10 +337,10 @@ def _events(client: "Client", job_id: str, *, follow: bool) -> Iterator[dict[str
         time.sleep(FOLLOW_EVERY_S)
 
 
-def _newest(client: "Client", state: str | None = None) -> Iterator[dict[str, Any]]:
+def _newest(client: "Client", state: str | None = None, *, at_once: int = MOST_AT_ONCE) -> Iterator[dict[str, Any]]:
     cursor: str | None = None
     while True:
-        page = client.list(limit=100, cursor=cursor, state=state)
+        page = client.list(limit=at_once, cursor=cursor, state=state)
         yield from page["jobs"]
         cursor = page.get("next")
         if not cursor:

@@ -1,8 +1,9 @@
 """The files of a result on the user's disk: names, collisions, and writing without ever overwriting.
 
 All files of a job share one name. It is the source's without its extension; where that is taken, by another argument or
-by a file with other content, the full name; then the full name and a number. A file that is there already with the
-same content is the result: running a command twice leaves one set of files.
+by a file with other content, the full name; then the full name and a number. A source of the run is never written over,
+not even by force. A file that is there already with the same content is the result: running a command twice leaves one
+set of files.
 """
 
 import json
@@ -15,7 +16,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-SUFFIX_OF = {"json": ".result.json", "txt": ".txt", "srt": ".srt", "vtt": ".vtt", "md": ".md"}
+from omni_jobs.errors import UsageError
+from omni_jobs.formats import FILED, SUFFIX_OF
+
 # A file name has at most 255 bytes; the longest suffix and a number need room.
 LONGEST_NAME_BYTES = 230
 CHUNK_BYTES = 1 << 20
@@ -32,13 +35,15 @@ class Shelf:
         # Decided at once and in the order of the arguments: it does not matter which job ends first.
         self._names = _distinct(sources)
         self._taken = set(self._names.values())
+        self._sources = {_real(source) for source in sources}
+        self._inodes = {inode for source in sources if (inode := _inode(source))}
 
     def put(self, source: Path, formats: Iterable[str], fetch: Fetch) -> dict[str, Path]:
         """Writes the files of one job.
 
         Args:
             source: one of the shelf's sources.
-            formats: what the job has; those without a suffix here are left out.
+            formats: what the job has; the manifest is left out.
             fetch: the bytes of one format.
 
         Returns:
@@ -49,7 +54,7 @@ class Shelf:
         """
         with ExitStack() as drafts:
             written: dict[str, Path] = {}
-            for format in SUFFIX_OF:
+            for format in FILED:
                 if format in set(formats):
                     written[format] = path = self.folder / f".omni-{secrets.token_hex(8)}.part"
                     drafts.callback(path.unlink, missing_ok=True)
@@ -68,6 +73,8 @@ class Shelf:
     def _place(self, name: str, drafts: Mapping[str, Path]) -> dict[str, Path] | None:
         """Moves the drafts to their names; None, and nothing is changed, when one is taken."""
         targets = {format: self.folder / f"{name}{SUFFIX_OF[format]}" for format in drafts}
+        if any(self._is_source(target) for target in targets.values()):
+            return None
         if self._force:
             for format, target in targets.items():
                 os.replace(drafts[format], target)
@@ -86,15 +93,48 @@ class Shelf:
             placed.append(target)
         return targets
 
+    def _is_source(self, target: Path) -> bool:
+        """Whether writing there would destroy what a job of this run is made of, under whichever name."""
+        return _real(target) in self._sources or _inode(target) in self._inodes
+
+
+def require_writable(target: Path) -> None:
+    """
+    Raises:
+        UsageError: it is a folder.
+    """
+    if target.is_dir():
+        raise UsageError(f"-o: expected a file to write, got the folder {target}")
+
 
 def write_whole(target: Path, chunks: Iterable[bytes]) -> None:
-    """Writes a file that its reader sees whole or not at all; replaces what was there."""
+    """Writes a file that its reader sees whole or not at all; replaces what was there.
+
+    A device or a pipe is written to as it is.
+    """
+    if target.exists() and not target.is_file():
+        with open(target, "wb") as file:
+            file.writelines(chunks)
+        return
     draft = target.with_name(f".omni-{secrets.token_hex(8)}.part")
     try:
         _write(draft, chunks)
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _real(path: Path) -> str:
+    """The place of a directory entry: links on the way to it are followed, a link that it is itself is not."""
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _distinct(sources: Sequence[Path]) -> dict[Path, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from omni_jobs.cli.terminal import plain
 from omni_jobs.cli.times import clock, size
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Lines(View):
         self.say(line)
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(plain(line), file=sys.stderr, flush=True)
 
     def _change(self, path: Path, line: str) -> None:
         at, before = self._said.get(path, (float("-inf"), ""))
@@ -150,12 +151,13 @@ class Table(View):
         self.say(line)
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
     def _row(self, path: Path, done: float, phase: str, place: str) -> None:
         if path not in self._rows:
             if len(self._rows) >= MOST_ROWS:
                 return
-            name = path.name if len(path.name) <= 40 else f"{path.name[:39]}…"
-            self._rows[path] = self._progress.add_task(name, total=1.0, phase="", place="")
-        self._progress.update(self._rows[path], completed=done, phase=phase, place=place)
+            name = plain(path.name)
+            shown = name if len(name) <= 40 else f"{name[:39]}…"
+            self._rows[path] = self._progress.add_task(shown, total=1.0, phase="", place="")
+        self._progress.update(self._rows[path], completed=done, phase=phase, place=plain(place))

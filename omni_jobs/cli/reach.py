@@ -3,10 +3,11 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from omni_jobs.errors import Unavailable, UsageError
+from omni_jobs.cli.terminal import plain
+from omni_jobs.errors import Refused, Unavailable, UsageError
 
 # Imported where they are used: `--help` must not wait for them.
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def read_settings() -> "Settings":
 
 
 def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)
 
 
 def used_before(settings: "Settings") -> bool:
@@ -143,8 +144,17 @@ def patiently(call: Callable[[], Found], *, wait: Callable[[float], object], ren
 
 
 def _home_key(settings: "Settings") -> str:
-    """The key of this home, for an `OMNI_API_URL` that is our own."""
-    try:
-        return (settings.home.expanduser() / "key").read_text().strip()
-    except OSError:
-        return ""
+    """The key of this home, for an `OMNI_API_URL` that is the stack which runs there; nobody else gets it.
+
+    Raises:
+        Refused: it is another one.
+    """
+    from omni_jobs.embedded.home import Home, running
+
+    with suppress(Refused, OSError):
+        state = running(settings.home)
+        if state is not None and state.api_url and state.api_url.rstrip("/") == settings.api_url.rstrip("/"):
+            return Home(settings.home).key()
+    raise Refused(
+        f"no key for {settings.api_url}: set OMNI_API_KEY (the key in {settings.home} goes to its own stack only)"
+    )

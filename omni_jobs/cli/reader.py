@@ -1,4 +1,7 @@
-"""The read-only door to the database: who asks, with which password, and what comes back."""
+"""The doors to the database: the reader's, who may only read, and the owner's; and what comes back.
+
+An address holds a password: it is checked before anybody could quote it in an error, and never printed but by `--dsn`.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from omni_jobs.errors import OmniError, Refused, Unavailable
+from omni_jobs.errors import OmniError, Refused, Unavailable, UsageError
 
 if TYPE_CHECKING:
     import psycopg
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from omni_jobs.settings import Settings
 
 ROLE = "omni_read"
+SCHEMES = ("postgresql", "postgres")
 TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 10
 
@@ -33,16 +37,55 @@ def reader_url(*, start: bool | None = None) -> Iterator[str]:
     from omni_jobs.cli.reach import connected, read_settings
 
     if given := os.environ.get("OMNI_SQL_URL"):
-        yield given
+        yield require_postgres(given, "OMNI_SQL_URL")
         return
     settings = read_settings()
     if settings.database_url:
-        yield _as_reader(settings, settings.database_url)
+        yield _as_reader(settings, require_postgres(settings.database_url, "OMNI_DATABASE_URL"))
         return
     if settings.api_url:
         raise Refused("the database of a remote API is reached by its own address: set OMNI_SQL_URL")
     with connected(settings, start=start) as stack:
         yield _as_reader(settings, stack.state.database_url)
+
+
+@contextmanager
+def owner_url() -> Iterator[str]:
+    """The address of the owner, for what only an administrator does: OMNI_DATABASE_URL, else the embedded server.
+
+    Raises:
+        Unavailable: there is none, and it does not start.
+    """
+    from omni_jobs.cli.reach import connected, read_settings
+
+    settings = read_settings()
+    if settings.database_url:
+        yield require_postgres(settings.database_url, "OMNI_DATABASE_URL")
+        return
+    if settings.api_url:
+        raise Refused("the database of a remote API is reached by its own address: set OMNI_DATABASE_URL")
+    with connected(settings, start=True) as stack:
+        yield stack.state.database_url
+
+
+def require_postgres(url: str, name: str) -> str:
+    """
+    Raises:
+        UsageError: no address of a PostgreSQL server. It does not quote it.
+    """
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    scheme = url.partition("://")[0].partition("+")[0] if "://" in url else ""
+    try:
+        if scheme in SCHEMES:
+            conninfo_to_dict(_driver_url(url))
+            urlsplit(url)
+            return url
+    except (psycopg.Error, ValueError):
+        pass
+    found = f"{scheme}://..." if scheme.isalnum() and scheme not in SCHEMES else "something else"
+    raise UsageError(f"{name}: expected an address such as postgresql://user@host:5432/name, got {found}")
 
 
 @contextmanager
@@ -95,11 +138,12 @@ def _as_reader(settings: "Settings", owner: str) -> str:
     home.create()
     password = home.secret("reader")
     url = with_login(owner, ROLE, password)
-    try:
-        psycopg.connect(_driver_url(url), connect_timeout=CONNECT_TIMEOUT_S).close()
-    except psycopg.OperationalError:
-        # It has no password yet, or another one. (The error of a refused login carries no SQLSTATE.)
-        _let_in(owner, password)
+    with database_errors():
+        try:
+            psycopg.connect(_driver_url(url), connect_timeout=CONNECT_TIMEOUT_S).close()
+        except psycopg.OperationalError:
+            # It has no password yet, or another one. (The error of a refused login carries no SQLSTATE.)
+            _let_in(owner, password)
     return url
 
 

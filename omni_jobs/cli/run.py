@@ -4,15 +4,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from omni_jobs.cli.examples import examples
-from omni_jobs.cli.times import seconds_of
+from omni_jobs.cli.terminal import plain
+from omni_jobs.cli.times import moment_of, seconds_of
 from omni_jobs.errors import ErrorType, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +52,17 @@ Speakers = Annotated[
         show_default=False,
     ),
 ]
+Priority = Annotated[
+    int | None,
+    typer.Option(min=-100, max=100, metavar="N", help="Before (up to 100) or after (down to -100) your other jobs."),
+]
+Deadline = Annotated[
+    str | None, typer.Option(metavar="TIME", help="When it must be done: +2h (s, m, h, d) or ISO 8601.")
+]
+OnGap = Annotated[
+    Literal["partial", "fail"] | None,
+    typer.Option("--on-gap", help="A part without an answer: deliver the rest (default), or fail.", show_default=False),
+]
 NoReuse = Annotated[bool, typer.Option("--no-reuse", help="Work again on what was answered before.")]
 
 
@@ -61,6 +73,7 @@ def add_to(app: typer.Typer) -> None:
             "omni-jobs run recordings/ 'calls/**/*.mp3' --task transcribe --language en",
             "omni-jobs run film.mp4 --from 00:10:00 --to 00:12:30 --out film-notes",
             "omni-jobs run interview.wav --speakers",
+            "omni-jobs run verdict.pdf --priority 50 --deadline +2h --on-gap fail",
             "omni-jobs run report.pdf --pages 1-10 --password-file secret.txt",
             "omni-jobs run talk.mp4 --json | jq -r '.jobs[].files.srt'",
         )
@@ -77,8 +90,11 @@ def run(
     end: To = None,
     speakers: Speakers = None,
     password_file: PasswordFile = None,
+    priority: Priority = None,
+    deadline: Deadline = None,
+    on_gap: OnGap = None,
     no_reuse: NoReuse = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite results of that name.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite results of that name, never a FILE.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Turn files into results: transcript, captions, pages, summary.
@@ -88,12 +104,13 @@ def run(
 
     Exit status: 0 all succeeded, 1 some failed, 3 some have gaps, 2 usage, 130 interrupted (the jobs go on).
     """
-    from omni_jobs.cli.follow import Run
+    from omni_jobs.cli.follow import Entry, Run
     from omni_jobs.cli.inputs import expand
     from omni_jobs.cli.outputs import Shelf
     from omni_jobs.cli.reach import reach
 
     request = request_of(task, language, pages, start, end, speakers, password_file, no_reuse)
+    request |= order_of(priority, deadline, on_gap, request)
     found = expand(paths)
     folder = _made(out)
     work: Run | None = None
@@ -105,12 +122,13 @@ def run(
             work.go()
     except KeyboardInterrupt:
         _at_once_next_time()
-        _say_goodbye(work)
-        if as_json and work is not None:
-            _print_document(work, found)
+        entries = work.entries if work else {path: Entry(path) for path in found}
+        _say_goodbye(entries.values())
+        if as_json:
+            _print_document(entries, found)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        _print_document(work, found)
+        _print_document(work.entries, found)
     else:
         _print_summary(work, folder)
     raise typer.Exit(status_of(work.entries.values()))
@@ -140,6 +158,8 @@ def request_of(
         given["start_s"] = seconds_of(start, "--from")
     if end is not None:
         given["end_s"] = seconds_of(end, "--to")
+    if end is not None and start is not None and given["end_s"] <= given["start_s"]:
+        raise UsageError(f"--to must lie after --from, got --from {start} --to {end}")
     if speakers is not None:
         given["speakers"] = speakers
     tasks = [choice.value for choice in dict.fromkeys(task or ())]
@@ -157,15 +177,32 @@ def request_of(
     if no_reuse:
         request["reuse"] = False
     if password_file is not None:
-        request["password"] = _password_in(password_file)
+        request["password"] = password_in(password_file)
     return request
+
+
+def order_of(
+    priority: int | None, deadline: str | None, on_gap: str | None, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of a request that say when it is done, and whether gaps are good enough.
+
+    Raises:
+        UsageError: the deadline is no time to come.
+    """
+    said: dict[str, Any] = {}
+    if priority is not None:
+        said["priority"] = priority
+    if deadline is not None:
+        said["deadline"] = moment_of(deadline, "--deadline")
+    if on_gap is not None:
+        said["options"] = {**request.get("options", {}), "on_gap": on_gap}
+    return said
 
 
 def status_of(entries: Iterable["Entry"]) -> int:
     """The exit status for what became of the files."""
     entries = list(entries)
-    # A problem: a result that is there and could not be fetched or written counts as none.
-    if any(entry.problem is not None or entry.state in ("failed", "cancelled") for entry in entries):
+    if any(entry.state in ("failed", "cancelled") for entry in entries):
         return FAILED
     return PARTIAL if any(entry.state == "partial" for entry in entries) else 0
 
@@ -176,7 +213,7 @@ def view_for(files: int) -> "View":
     return Table(files) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else Lines()
 
 
-def _password_in(path: Path) -> str:
+def password_in(path: Path) -> str:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -201,10 +238,9 @@ def _at_once_next_time() -> None:
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
 
 
-def _say_goodbye(work: "Run | None") -> None:
+def _say_goodbye(entries: Collection["Entry"]) -> None:
     from omni_jobs.cli.reach import say
 
-    entries = list(work.entries.values()) if work else []
     going = {entry.job["id"]: entry for entry in entries if entry.job and not entry.ended}
     unsent = [entry for entry in entries if not entry.job and not entry.ended]
     for entry in unsent:
@@ -220,8 +256,8 @@ def _say_goodbye(work: "Run | None") -> None:
         say("not submitted: " + ", ".join(entry.path.name for entry in unsent))
 
 
-def _print_document(work: "Run", paths: Sequence[Path]) -> None:
-    print(json.dumps({"jobs": [work.entries[path].as_json() for path in paths]}, indent=2))
+def _print_document(entries: Mapping[Path, "Entry"], paths: Sequence[Path]) -> None:
+    print(json.dumps({"jobs": [entries[path].as_json() for path in paths]}, indent=2))
 
 
 def _print_summary(work: "Run", folder: Path) -> None:
@@ -230,4 +266,4 @@ def _print_summary(work: "Run", folder: Path) -> None:
     counts = Counter(entry.state for entry in work.entries.values())
     said = ", ".join(f"{number} {state}" for state, number in counts.items())
     files = {path for entry in work.entries.values() for path in entry.files.values()}
-    print(f"{said}; {len(files)} files in {folder}")
+    print(plain(f"{said}; {len(files)} files in {folder}"))

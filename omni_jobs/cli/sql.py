@@ -12,27 +12,52 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer.core import TyperCommand
 
 from omni_jobs.cli.examples import examples
+from omni_jobs.cli.faults import fault_of
+from omni_jobs.cli.reader import SqlError, database_errors
+from omni_jobs.cli.terminal import plain
 from omni_jobs.cli.times import clock
-from omni_jobs.errors import UsageError
+from omni_jobs.errors import OmniError, UsageError
 
 if TYPE_CHECKING:
     import psycopg
 
 TABLE_ROWS = 1000
+ROWS_AT_ONCE = 100
 NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 BOLD, PLAIN = "\033[1m", "\033[0m"
 MARKED = re.compile(r"\*\*(.+?)\*\*", re.DOTALL)
+
+
+class Words(TyperCommand):
+    """A command whose words may begin with `-`: only its own options are options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        takes_value = {name: not getattr(option, "is_flag", False) for option in self.params for name in option.opts}
+        takes_value |= dict.fromkeys(ctx.help_option_names, False)
+        options: list[str] = []
+        words: list[str] = []
+        left = iter(args)
+        for word in left:
+            if word == "--":
+                words += left
+            elif word in takes_value:
+                options += [word, *islice(left, 1)] if takes_value[word] else [word]
+            else:
+                (options if word.startswith("--") else words).append(word)
+        return super().parse_args(ctx, [*options, "--", *words])
 
 
 def add_to(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "omni-jobs search budget",
-            "omni-jobs search '\"quarterly budget\" -draft' --limit 5",
+            "omni-jobs search '\"quarterly budget\"' -draft --limit 5",
             "omni-jobs search budget --json | jq '.hits[0]'",
-        )
+        ),
+        cls=Words,
     )(search)
     app.command(
         epilog=examples(
@@ -58,7 +83,7 @@ def sql(
 ) -> None:
     """Ask the database, read-only. The views are those of the schema omni_v1.
 
-    A statement may take 30 s.
+    A statement may take 30 s. A list of --json that broke off ends with an object `error`, and the exit status says so.
     The address that --dsn prints holds while the stack runs: `omni-jobs up` keeps it running.
     """
     from omni_jobs.cli.reader import reader_url, session
@@ -70,21 +95,41 @@ def sql(
         return
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other")
-    statement = sys.stdin.read() if statement == "-" else statement
+    statement = _typed() if statement == "-" else statement
     if not statement or not statement.strip():
         raise UsageError('expected a statement such as "select name, state from omni_v1.jobs", or --dsn')
     show = _print_csv if as_csv else _print_json if as_json else _print_rows
     most = max_rows or (TABLE_ROWS if show is _print_rows else None)
+    text = _encoded(statement, "the statement")
     with reader_url() as url, session(url) as connection, connection.cursor() as cursor:
-        _show(cursor, statement, show, most)
+        _show(cursor, text, show, most)
 
 
-def _show(cursor: "psycopg.Cursor[Any]", statement: str, show: Callable[..., None], most: int | None) -> None:
-    # One row at a time off the wire: memory stays flat, and what is not shown is not sent.
+def _typed() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UsageError("expected a statement in UTF-8 on stdin") from error
+
+
+def _encoded(text: str, what: str) -> bytes:
+    """
+    Raises:
+        UsageError: what was typed is no text; its bytes came as surrogates.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"expected {what} in UTF-8, got {text!r}") from error
+
+
+def _show(cursor: "psycopg.Cursor[Any]", statement: bytes, show: Callable[..., None], most: int | None) -> None:
+    # A few rows at a time off the wire: memory stays flat, and what is not shown is not sent. The time limit of a
+    # statement runs until the last row is taken, so it pays to be quick.
     # Bytes: psycopg takes a str for one of ours only.
-    found = cast("Generator[Sequence[Any]]", cursor.stream(statement.encode()))
+    found = cast("Generator[Sequence[Any]]", cursor.stream(statement, size=_rows_at_once()))
     with closing(found) as stream:
-        first = next(stream, None)
+        first = _first(cursor, stream)
         names = _distinct([column.name for column in cursor.description or ()])
         rows = _chain(first, stream)
         show(names, islice(rows, most))
@@ -92,8 +137,30 @@ def _show(cursor: "psycopg.Cursor[Any]", statement: str, show: Callable[..., Non
             print(f"only the first {most} rows are shown: --max-rows", file=sys.stderr)
 
 
+def _rows_at_once() -> int:
+    from psycopg import capabilities
+
+    return ROWS_AT_ONCE if capabilities.has_stream_chunked() else 1
+
+
+def _first(cursor: "psycopg.Cursor[Any]", stream: Iterator[Sequence[Any]]) -> Sequence[Any] | None:
+    import psycopg
+
+    try:
+        return next(stream, None)
+    except psycopg.Error as error:
+        # What the server refused has an SQLSTATE; this it has done.
+        if error.sqlstate or isinstance(error, psycopg.OperationalError):
+            raise
+        # It may be in the middle of a COPY: nothing more can be said on this connection, not even rollback.
+        cursor.connection.close()
+        raise SqlError(
+            "expected one statement that answers with rows, such as select; begin, set and copy do not"
+        ) from error
+
+
 def search(
-    text: Annotated[list[str], typer.Argument(metavar="TEXT", help='Words; "phrases"; or; -without.')],
+    text: Annotated[list[str], typer.Argument(metavar="TEXT", help='Words; "phrases"; or; -without (exclude a word).')],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Most hits to show.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
@@ -103,6 +170,7 @@ def search(
     from omni_jobs.cli.reader import reader_url, session
 
     query = " ".join(text)
+    _encoded(query, "words")
     with reader_url() as url, session(url) as connection, connection.cursor(row_factory=dict_row) as cursor:
         hits = cursor.execute("select * from omni_v1.search(%s, %s)", (query, limit)).fetchall()
     if as_json:
@@ -123,7 +191,7 @@ def _line(hit: dict[str, Any], *, colour: bool) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return " ".join(plain(text).split())
 
 
 def _chain(first: Sequence[Any] | None, rest: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
@@ -145,14 +213,45 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _print_json(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    print(json.dumps([dict(zip(names, map(_plain, row), strict=True)) for row in rows], indent=2))
+    """Row by row, so that memory stays flat. A row that does not come any more is told in its place."""
+    mark = "["
+    try:
+        with database_errors():
+            for row in rows:
+                sys.stdout.write(f"{mark}\n  {_object(names, row)}")
+                mark = ","
+    except (OmniError, KeyboardInterrupt) as error:
+        if mark == "[":
+            raise
+        fault = fault_of(error)
+        print(mark, json.dumps(fault.document), sep="\n  ", end="\n]\n", flush=True)
+        raise typer.Exit(fault.say()) from error
+    print("[]" if mark == "[" else "\n]")
+
+
+def _object(names: Sequence[str], row: Sequence[Any]) -> str:
+    try:
+        return ENCODER.encode(dict(zip(names, row, strict=True)))
+    except ValueError:
+        # A number that JSON does not have.
+        return ENCODER.encode(dict(zip(names, map(_plain, row), strict=True)))
 
 
 def _print_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
-        writer.writerow([json.dumps(_plain(value)) if isinstance(value, dict | list) else value for value in row])
+        writer.writerow([_cell(value) for value in row])
+
+
+def _cell(value: Any) -> Any:
+    match value:
+        case dict() | list():
+            return json.dumps(_plain(value))
+        case bytes() | memoryview():
+            return f"\\x{value.hex()}"
+        case _:
+            return value
 
 
 def _print_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -186,3 +285,6 @@ def _plain(value: Any) -> Any:
             return {str(name): _plain(item) for name, item in value.items()}
         case _:
             return str(value)
+
+
+ENCODER = json.JSONEncoder(allow_nan=False, default=_plain)

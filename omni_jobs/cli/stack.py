@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omni_jobs.cli.examples import examples
+from omni_jobs.cli.run import Deadline, OnGap, Priority
+from omni_jobs.cli.times import moment_of
 from omni_jobs.errors import Refused, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +37,12 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=examples("omni-jobs migrate", "OMNI_DATABASE_URL=postgresql://omni@db/omni omni-jobs migrate"))(
         migrate
     )
-    app.command(epilog=examples("omni-jobs watch ~/inbox", "omni-jobs watch s3://media/incoming"))(watch)
+    app.command(
+        epilog=examples(
+            "omni-jobs watch ~/inbox",
+            "omni-jobs watch s3://media/incoming --priority -10 --deadline +1d --on-gap fail",
+        )
+    )(watch)
 
 
 def up(
@@ -75,46 +83,46 @@ def migrate() -> None:
     Prints the version reached. The database is that of OMNI_DATABASE_URL, else the embedded one. Running it again does
     no harm.
     """
-    from omni_jobs.cli.reach import connected, read_settings
-    from omni_jobs.cli.reader import database_errors
+    from omni_jobs.cli.reader import database_errors, owner_url
     from omni_jobs.store import schema
 
-    settings = read_settings()
-    if settings.database_url:
-        with database_errors():
-            print(f"schema {schema.upgrade(settings.database_url)}")
-        return
     # The supervisor migrates its own database before it is ready, after a backup.
-    with connected(settings, start=True) as stack, database_errors():
-        print(f"schema {schema.upgrade(stack.state.database_url)}")
+    with owner_url() as url, database_errors():
+        print(f"schema {schema.upgrade(url)}")
 
 
 def watch(
     target: Annotated[str, typer.Argument(metavar="DIR|s3://...", help="Folder, or bucket with a prefix.")],
+    priority: Priority = None,
+    deadline: Deadline = None,
+    on_gap: OnGap = None,
 ) -> None:
     """Take in what appears in a folder or bucket, until interrupted.
 
-    Results are put beside it.
+    Results are put beside it. A deadline such as +2h counts for each file from when it is taken in.
     """
     from omni_jobs.cli.reach import connected, read_settings
     from omni_jobs.embedded.programs import settings_environment
 
     settings = read_settings()
-    target = _target(target)
+    if deadline is not None:
+        moment_of(deadline, "--deadline")
+    said = {"--priority": priority, "--deadline": deadline, "--on-gap": on_gap}
+    words = [_target(target), *(f"{name}={value}" for name, value in said.items() if value is not None)]
     if settings.database_url and settings.blob_url:
-        raise typer.Exit(_run_watcher(target, settings_environment(settings)))
+        raise typer.Exit(_run_watcher(words, settings_environment(settings)))
     if settings.api_url:
         raise UsageError(
             "a watcher needs the database and the store themselves: set OMNI_DATABASE_URL, OMNI_BROKER_URL and "
             "OMNI_BLOB_URL, or run it where the stack runs"
         )
     with connected(settings, start=True) as stack:
-        raise typer.Exit(_run_watcher(target, settings_environment(stack.settings)))
+        raise typer.Exit(_run_watcher(words, settings_environment(stack.settings)))
 
 
-def _run_watcher(target: str, environment: dict[str, str]) -> int:
+def _run_watcher(arguments: Sequence[str], environment: dict[str, str]) -> int:
     """The watcher's exit status. Signals that would end us end it, and we go after it."""
-    words = [sys.executable, "-m", "omni_jobs.intake", "watch", target]
+    words = [sys.executable, "-m", "omni_jobs.intake", "watch", *arguments]
     child = subprocess.Popen(words, env={**os.environ, **environment})
 
     def pass_on(number: int, _frame: FrameType | None) -> None:

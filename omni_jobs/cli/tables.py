@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from omni_jobs.cli.terminal import plain
+
 WIDEST = 80
 
 
@@ -20,9 +22,12 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-    # Control characters of a title or a page must not steer the terminal.
-    text = "".join(letter if unicodedata.category(letter)[0] != "C" else " " for letter in text)
+    if isinstance(value, bytes | memoryview):
+        return _short(f"\\x{value.hex()}")
+    return _short(plain(json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 

@@ -6,10 +6,10 @@ import sys
 
 from pydantic import ValidationError
 
-from omni_jobs.embedded.client import OCCUPIED_STATUS
+from omni_jobs.embedded.client import OCCUPIED_STATUS, REFUSED_STATUS
 from omni_jobs.embedded.home import Occupied
 from omni_jobs.embedded.supervisor import serve
-from omni_jobs.errors import OmniError
+from omni_jobs.errors import OmniError, Refused
 from omni_jobs.settings import Settings
 
 EXAMPLES = """\
@@ -37,6 +37,9 @@ def main() -> int:
     except Occupied as error:
         print(error, file=sys.stderr)
         return OCCUPIED_STATUS
+    except Refused as error:
+        print(error, file=sys.stderr)
+        return REFUSED_STATUS
     except (OmniError, ValidationError) as error:
         print(error, file=sys.stderr)
         return 1

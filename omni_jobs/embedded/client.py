@@ -16,7 +16,7 @@ from omni_jobs.embedded.identity import alive, signal_exactly
 from omni_jobs.embedded.process import rotate
 from omni_jobs.embedded.programs import settings_environment
 from omni_jobs.embedded.state import State
-from omni_jobs.errors import Unavailable
+from omni_jobs.errors import Refused, Unavailable
 from omni_jobs.settings import Settings
 
 LINGER_S = 10.0
@@ -24,6 +24,8 @@ READY_TIMEOUT_S = 180.0
 POLL_S = 0.05
 # Exit status of a supervisor that found another one on its home.
 OCCUPIED_STATUS = 75
+# Of one that must be set up otherwise: trying again does not help.
+REFUSED_STATUS = 78
 
 Progress = Callable[[str], None]
 
@@ -70,6 +72,7 @@ def connect(
 
     Raises:
         Unavailable: none runs and none is to be started, or it did not become ready.
+        Refused: it cannot start as it is set up: its port is taken, its servers may not enter the home.
     """
     home = Home(settings.home)
     command = command or [sys.executable, "-m", "omni_jobs.embedded", "--linger", str(LINGER_S)]
@@ -130,6 +133,7 @@ def _gave_way(supervisor: "subprocess.Popen[bytes]", home: Home) -> bool:
     """Whether the one we started ended because another one had not quite ended, or ran and has ended since.
 
     Raises:
+        Refused: it cannot start as it is set up.
         Unavailable: it ended for another reason.
     """
     status = supervisor.poll()
@@ -137,7 +141,8 @@ def _gave_way(supervisor: "subprocess.Popen[bytes]", home: Home) -> bool:
         return False
     if status in (0, OCCUPIED_STATUS):
         return True
-    raise Unavailable(f"the stack on {home.path} did not start:\n{_log_tail(home)}")
+    kind = Refused if status == REFUSED_STATUS else Unavailable
+    raise kind(f"the stack on {home.path} did not start:\n{_log_tail(home)}")
 
 
 def _filled(settings: Settings, state: State, home: Home) -> Settings:

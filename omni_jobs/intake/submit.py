@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from omni_jobs.blobs import BlobStore, Stored
 from omni_jobs.broker import Bell
 from omni_jobs.errors import OmniError, UsageError
 from omni_jobs.extras import HOW_SPEAKERS, has_speakers
+from omni_jobs.intake.metadata import check_metadata
 from omni_jobs.intake.places import allowed_place
 from omni_jobs.job import Pool, Task
 from omni_jobs.options import Options, TaskName
@@ -32,6 +34,8 @@ class Submission:
     Attributes:
         job_id: `stored` lies under `Intake.snapshot_key(job_id)`.
         attach: an open job of the same bytes, name and options is good enough.
+        priority: the higher goes first among the tenant's own jobs.
+        deadline: of two with the same priority the one that is due first goes first.
         ledger_id: the watcher's row, bound to the job in the same transaction.
     """
 
@@ -44,6 +48,8 @@ class Submission:
     metadata: dict[str, Any] = field(default_factory=dict)
     reuse: bool = True
     attach: bool = False
+    priority: int = 0
+    deadline: datetime | None = None
     idempotency_key: str | None = None
     job_id: str = field(default_factory=new_id)
     origin: str = "api"
@@ -76,6 +82,15 @@ class Intake:
         objects.reserve(self.db, prefix=key, tenant_id=self.settings.tenant, job_id=job_id)
         return self.blobs.put(key, data)
 
+    def require_room(self, idempotency_key: str | None = None) -> None:
+        """Ask before bytes are taken in for a job that `submit` would refuse.
+
+        Raises:
+            TooMany: as many jobs are open as may be.
+        """
+        settings = self.settings
+        jobs.require_room(self.db, settings.tenant, max_open=settings.max_open_jobs, idempotency_key=idempotency_key)
+
     def drop(self, job_id: str) -> None:
         """Delete bytes that will not become a job; best effort, because there may be no store."""
         with suppress(OmniError, OSError):
@@ -86,6 +101,7 @@ class Intake:
 
         Raises:
             UsageError: a source we do not take, or options that do not fit together.
+            TooMany: as many jobs are open as may be.
             Conflict: the idempotency key was used with another request.
         """
         try:
@@ -99,19 +115,35 @@ class Intake:
             self.drop(submission.job_id)
         return done
 
+    def retry(self, job_id: str, secret: dict[str, Any]) -> dict[str, Any]:
+        """Begin a new revision of a job that lacks answers, and wake the pools; returns the job.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it lacks nothing, or is open.
+        """
+        jobs.retry(self.db, self.settings.tenant, job_id, secret=secret)
+        self._bell.wake(Pool.CPU.value)
+        return jobs.get(self.db, self.settings.tenant, job_id)
+
     def _submit(self, submission: Submission) -> Submitted:
         job = self._job_of(submission)
         source = job.sources[0]
-        if submission.attach and source.sha256 and not submission.password:
-            found = jobs.find_open(self.db, job.tenant_id, sha256=source.sha256, name=source.name, options=job.options)
+        attach = bool(submission.attach and source.sha256 and not submission.password)
+        if attach:
+            found = jobs.find_open(
+                self.db, job.tenant_id, sha256=source.sha256 or "", name=source.name, options=job.options
+            )
             if found is not None:
                 return Submitted(found, new=False, attached=True)
-        job_id, new = jobs.insert(self.db, job, max_open=self.settings.max_open_jobs)
+        job_id, new = jobs.insert(self.db, job, max_open=self.settings.max_open_jobs, attach=attach)
         if new:
             self._bell.wake(Pool.CPU.value)
-        return Submitted(job_id, new)
+        # Without a key only an open job can have stood in for this one.
+        return Submitted(job_id, new, attached=attach and not new and submission.idempotency_key is None)
 
     def _job_of(self, submission: Submission) -> jobs.NewJob:
+        check_metadata(submission.metadata)
         if len(json.dumps(submission.metadata)) > MAX_METADATA_BYTES:
             raise UsageError(f"metadata may have {MAX_METADATA_BYTES} bytes as JSON", pointer="/metadata")
         options = with_tasks(submission.options, submission.task)
@@ -129,6 +161,8 @@ class Intake:
             secret={"password": submission.password} if submission.password else {},
             metadata=submission.metadata,
             reuse=submission.reuse,
+            priority=submission.priority,
+            due_at=submission.deadline,
             idempotency_key=submission.idempotency_key,
             request_digest=request_digest(submission, source, options) if submission.idempotency_key else "",
             ledger_id=submission.ledger_id,
@@ -191,4 +225,6 @@ def request_digest(submission: Submission, source: jobs.NewSource, options: Opti
         submission.reuse,
         password.hex(),
     ]
+    if submission.priority or submission.deadline:
+        said += [submission.priority, str(submission.deadline)]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Jobs as users see them: insert, look, list, cancel."""
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from omni_jobs.errors import Conflict, NotFound, TooMany
 from omni_jobs.job import JobState, Phase, UnitKind
 from omni_jobs.store import ledger, reuse
-from omni_jobs.store.database import jsonb, new_id, row, rows, run
+from omni_jobs.store.database import auto, jsonb, new_id, row, rows, run
 from omni_jobs.store.locks import LockedJob, lock
 from omni_jobs.store.settle import close, locked
 from omni_jobs.store.units import NewUnit
@@ -80,14 +81,17 @@ class NewJob:
     ledger_id: str | None = None
 
 
-def insert(db: Engine, job: NewJob, *, max_open: int | None = None) -> tuple[str, bool]:
+def insert(db: Engine, job: NewJob, *, max_open: int | None = None, attach: bool = False) -> tuple[str, bool]:
     """Insert a job with its sources and their prepare units, in one transaction.
 
     Args:
         max_open: refuse when the tenant has so many open jobs (its own limit, where it has one, stands above this).
+        attach: an open job of the same single source, bytes and options is good enough: two who ask for the same at
+            once make one.
 
     Returns:
-        Its id, and whether it is new: the same idempotency key, or a ledger row already taken, gives the old one.
+        Its id, and whether it is new: the same idempotency key, a ledger row already taken, or a job to attach to
+        gives the old one.
 
     Raises:
         Conflict: the idempotency key was used with another request.
@@ -107,6 +111,8 @@ def insert(db: Engine, job: NewJob, *, max_open: int | None = None) -> tuple[str
         for position, source in enumerate(job.sources)
     ]
     with db.begin() as tx:
+        if attach and (found := _find_alone(tx, job)) is not None:
+            return found, False
         if not _insert(tx, job, sources, max_open):
             return _instead(tx, job), False
         if job.ledger_id is not None and not ledger.take(tx, job.ledger_id, job.job_id):
@@ -190,7 +196,40 @@ def _instead(tx: Connection, job: NewJob) -> str:
         tenant_id=job.tenant_id,
     )
     assert found is not None
-    raise TooMany(f"{found['n']} jobs of {job.tenant_id} are open, as many as it may have: try again when some ended")
+    raise _too_many(job.tenant_id, found["n"])
+
+
+def _too_many(tenant_id: str, open: int) -> TooMany:
+    return TooMany(f"{open} jobs of {tenant_id} are open, as many as it may have: try again when some ended")
+
+
+def require_room(db: Engine, tenant_id: str, *, max_open: int, idempotency_key: str | None = None) -> None:
+    """Refuse what `insert` would refuse now, before anybody has sent bytes for it; a replay needs no room.
+
+    Raises:
+        TooMany: the tenant has as many open jobs as it may have.
+    """
+    with auto(db) as tx:
+        found = row(
+            tx,
+            """
+            with most as (
+              select coalesce((select max_open_jobs from omni.tenants where tenant_id = :tenant_id),
+                cast(:max_open as integer)) as n
+            ), open as (
+              select 1 from omni.jobs where tenant_id = :tenant_id and state in ('queued', 'running')
+              limit (select n from most)
+            )
+            select (select count(*) from open) as open, (select n from most) as most, exists (
+              select 1 from omni.jobs where tenant_id = :tenant_id and idempotency_key = :key) as replay
+            """,
+            tenant_id=tenant_id,
+            max_open=max_open,
+            key=idempotency_key,
+        )
+    assert found is not None
+    if found["open"] >= found["most"] and not found["replay"]:
+        raise _too_many(tenant_id, found["open"])
 
 
 def _earlier(tx: Connection, job: NewJob) -> str | None:
@@ -273,21 +312,33 @@ def list_page(
 
 def find_open(db: Engine, tenant_id: str, *, sha256: str, name: str, options: dict[str, Any]) -> str | None:
     """An open job of the same single source, bytes and options: who types the same command again goes on with it."""
-    with db.connect() as tx:
-        found = row(
-            tx,
-            """
-            select j.job_id from omni.jobs j join omni.sources s using (job_id)
-            where j.tenant_id = :tenant_id and j.state in ('queued', 'running') and s.sha256 = :sha256
-              and s.name = :name and j.options = :options
-            order by j.job_id limit 1
-            """,
-            tenant_id=tenant_id,
-            sha256=sha256,
-            name=name,
-            options=jsonb(options),
-        )
+    with auto(db) as tx:
+        return _find_open(tx, tenant_id, sha256, name, options)
+
+
+def _find_open(tx: Connection, tenant_id: str, sha256: str, name: str, options: dict[str, Any]) -> str | None:
+    found = row(
+        tx,
+        """
+        select j.job_id from omni.jobs j join omni.sources s using (job_id)
+        where j.tenant_id = :tenant_id and j.state in ('queued', 'running') and s.sha256 = :sha256
+          and s.name = :name and j.options = :options
+        order by j.job_id limit 1
+        """,
+        tenant_id=tenant_id,
+        sha256=sha256,
+        name=name,
+        options=jsonb(options),
+    )
     return str(found["job_id"]) if found else None
+
+
+def _find_alone(tx: Connection, job: NewJob) -> str | None:
+    """`find_open` of a job to be; whoever asks for the same waits until this transaction has ended."""
+    (source,) = job.sources
+    same = json.dumps([job.tenant_id, source.sha256, source.name, job.options], sort_keys=True)
+    run(tx, "select pg_advisory_xact_lock(hashtextextended(:same, 0))", same=same)
+    return _find_open(tx, job.tenant_id, source.sha256 or "", source.name, job.options)
 
 
 def cancel(db: Engine, tenant_id: str, job_id: str) -> bool:

@@ -12,13 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from omni_jobs.blobs import BlobStore, open_blobs
 from omni_jobs.client import Client
-from omni_jobs.errors import Conflict, NotFound, Refused, Unavailable, UsageError
+from omni_jobs.errors import (
+    Conflict,
+    Damaged,
+    ErrorType,
+    NotFound,
+    Problem,
+    Refused,
+    TooMany,
+    Unavailable,
+    UsageError,
+)
+from omni_jobs.job import Pool
 from omni_jobs.settings import Settings
-from omni_jobs.store import jobs, open_database
+from omni_jobs.store import attempts, claims, jobs, open_database, tenants, workers
 from omni_jobs.store.database import new_id
 from tests.waiting import eventually
 
@@ -273,3 +284,63 @@ def test_result_bytes_arrive_as_they_were(client: Client, db: Engine, blobs: Blo
     assert b"".join(client.result(job["id"], "txt")) == data
     with pytest.raises(NotFound, match="txt"):
         client.result(job["id"], "srt")
+    blobs.put("k", data[:-1])
+    with pytest.raises(Damaged, match="damaged"):
+        client.result(job["id"], "txt")
+
+
+@pytest.fixture
+def full(db: Engine, client: Client) -> Iterator[str]:
+    """As many jobs are open as may be: the one of this id."""
+    job_id = client.submit_uri("s3://media/full.mp4")["id"]
+    tenants.update(db, "default", max_open_jobs=1)
+    yield job_id
+    with db.begin() as tx:
+        tx.execute(text("update omni.tenants set max_open_jobs = null"))
+
+
+def test_an_upload_for_which_there_is_no_room_is_refused_before_it_is_sent(
+    server: Server, full: str, settings: Settings, tmp_path: Path
+) -> None:
+    del full
+    large = tmp_path / "large.mp4"
+    with large.open("wb") as file:
+        file.truncate(LARGE)
+    kept, sent = objects(settings), [0]
+    with Client(server.url, KEY, room_timeout_s=0) as hasty, pytest.raises(TooMany, match="open") as refused:
+        hasty.submit_file(large, on_sent=sent.append)
+    assert refused.value.retry_after_s > 0
+    assert sent[-1] < LARGE and objects(settings) == kept
+
+
+def test_who_submits_waits_for_room(
+    client: Client, full: str, db: Engine, wav: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def room(pause_s: float) -> None:
+        pauses.append(pause_s)
+        if len(pauses) == 2:
+            tenants.update(db, "default", max_open_jobs=1000)
+
+    monkeypatch.setattr("omni_jobs.client.time.sleep", room)
+    assert client.submit_file(wav)["id"] != full
+    assert len(pauses) == 2 and all(4 <= pause_s <= 8 for pause_s in pauses) and pauses[0] != pauses[1]
+
+
+def test_what_failed_is_looked_at_tried_again_and_deleted(client: Client, db: Engine) -> None:
+    job_id = client.submit_uri("s3://media/a.mp4")["id"]
+    worker = workers.register(db, pool="cpu", host="h", pid=1, pid_started=1, version="t", backend=None)
+    for unit in claims.claim(db, worker, Pool.CPU, 1000):
+        if unit.job_id == job_id:
+            attempts.fail(db, unit, Problem(ErrorType.INTERNAL, "it broke"))
+        else:
+            attempts.release(db, unit)
+    assert job_id in {one["job_id"] for one in client.dead(limit=5)}
+    assert client.retry(job_id, password="hush")["revision"] == 2
+    with pytest.raises(Conflict):
+        client.retry(job_id)
+    client.delete(job_id)
+    for gone in (client.get, client.delete, client.retry):
+        with pytest.raises(NotFound):
+            gone(job_id)

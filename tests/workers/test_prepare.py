@@ -20,9 +20,13 @@ from omni_jobs.settings import Settings
 from omni_jobs.store import claims, jobs, objects, reuse, sources, units, workers
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.jobs import NewJob, NewSource
+from tests.workers.media.tiny import Writer, plain_pictures
+from tests.workers.media.tiny import tone as wave
 from tests.workers.parts import make_parts
 from workers import prepare, snapshot
 from workers.context import CancelledUnit, Context, NotNow, Parts
+from workers.cutting import REASONS
+from workers.inputs import CanonicalClip
 
 pytestmark = pytest.mark.servers
 
@@ -222,6 +226,118 @@ def test_room_is_wanted_for_the_source_and_its_sound(
             continue
         with pytest.raises(NotNow, match="waiting for free disk"):
             prepare.run(unit, Context(parts, unit))
+
+
+def film(path: Path, *, sound_s: float, picture_s: float, pts: list[int] | None = None) -> Path:
+    """A Matroska of a tone and grey frames, ten a second; without a second of sound its track is empty."""
+    writer = Writer(path, "matroska")
+    sound, picture = writer.add_sound("flac", 16_000), writer.add_video("libx264", g="10")
+    sound.codec_context.open(strict=False)
+    writer.video(picture, plain_pictures(len(pts) if pts else round(10 * picture_s)), pts)
+    if sound_s:
+        writer.sound(sound, wave(16_000, sound_s))
+    writer.close()
+    return path
+
+
+def prepared(parts: Parts, unit: Claimed) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """The source's row, and the inputs of its units by kind."""
+    prepare.run(unit, Context(parts, unit))
+    (source,) = sources.of_job(parts.db, unit.job_id)
+    found: dict[str, list[dict[str, Any]]] = {"span": [], "clip": []}
+    for one in units.answers(parts.db, unit.job_id, 1):
+        found.setdefault(one["kind"], []).append(one["input"])
+    return source, found
+
+
+def test_what_stays_on_screen_is_in_each_clip_that_shows_it(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    """A slide from second 10 to 290: the clips are cut at 120 and 240 s."""
+    path = film(tmp_path / "shelf" / "a.mkv", sound_s=1, picture_s=0, pts=[0, 1, 100, 2900, 2901])
+    _, found = prepared(parts, submit(path))
+    clips = [CanonicalClip.from_bytes(parts.blobs.get(clip["blob"])) for clip in found["clip"]]
+    assert len(clips) == 3
+    for clip in clips:
+        assert all(clip.start_s <= frame.time_s < clip.end_s for frame in clip.frames)
+    assert [clip.frames[0].time_s for clip in clips[1:]] == [clips[1].start_s, clips[2].start_s]
+    assert clips[1].frames[0].jpeg == clips[0].frames[-1].jpeg == clips[2].frames[0].jpeg
+
+
+@pytest.mark.parametrize(
+    ("sound_s", "picture_s", "start_s", "kinds", "lost"),
+    [
+        (0, 8, 0, {"clip"}, "audio"),
+        (3, 8, 5, {"clip"}, "audio"),
+        (8, 4, 5, {"span"}, "video"),
+    ],
+    ids=["an empty track", "sound before the part", "pictures before the part"],
+)
+def test_one_medium_without_content_costs_the_other_nothing(
+    sound_s: float,
+    picture_s: float,
+    start_s: float,
+    kinds: set[str],
+    lost: str,
+    parts: Parts,
+    submit: Any,
+    tmp_path: Path,
+) -> None:
+    path = film(tmp_path / "shelf" / "a.mkv", sound_s=sound_s, picture_s=picture_s)
+    source, found = prepared(parts, submit(path, start_s=start_s))
+    assert {kind for kind, inputs in found.items() if inputs} - {"prepare", "speakers"} == kinds
+    assert source["error"] is None
+    assert source["duration_s"] == pytest.approx(8, abs=0.1)
+    assert source["probe"][lost]["problem"]
+    if lost == "video":  # where there is no sound there is silence; missing pictures are named
+        ((medium, begin, end, reason),) = source["gaps"]
+        assert (medium, begin, end) == ("video", 5.0, pytest.approx(8, abs=0.1))
+        assert "the pictures end at 4.0 s" in reason
+    else:
+        assert source["gaps"] == []
+
+
+def test_a_damaged_sound_track_is_a_gap_and_the_pictures_go_on(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    def broken(*args: Any, **_: Any) -> None:
+        raise SourceError("unreadable", "expected sound that decodes, and no part of this file's does")
+
+    path = film(tmp_path / "shelf" / "a.mkv", sound_s=4, picture_s=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workers.media.audio.decode", broken)
+        source, found = prepared(parts, submit(path))
+        assert len(found["clip"]) == 1
+        assert source["gaps"] == [["speech", 0.0, pytest.approx(4, abs=0.1), str(source["probe"]["audio"]["problem"])]]
+        source, found = prepared(parts, submit(path, tasks=["caption"]))
+        assert (len(found["clip"]), source["gaps"]) == (1, [])
+
+
+@pytest.mark.parametrize(("task", "type"), [("transcribe", "empty"), ("caption", "empty")])
+def test_a_medium_that_alone_was_asked_for_and_is_not_there_is_an_error(
+    task: str, type: str, parts: Parts, submit: Any, tmp_path: Path
+) -> None:
+    seconds = {"sound_s": 8, "picture_s": 4} if task == "caption" else {"sound_s": 3, "picture_s": 8}
+    unit = submit(film(tmp_path / "shelf" / "a.mkv", **seconds), tasks=[task], start_s=5)
+    prepare.run(unit, Context(parts, unit))
+    assert jobs.get(parts.db, "acme", unit.job_id)["error"]["type"] == type
+
+
+def test_the_length_is_the_files_whatever_part_was_asked_for(parts: Parts, submit: Any, tmp_path: Path) -> None:
+    sound, found = prepared(parts, submit(tone(tmp_path / "shelf" / "a.wav", 20.0), end_s=3))
+    assert sound["duration_s"] == pytest.approx(20, abs=0.01)
+    assert found["span"][-1]["end_s"] == pytest.approx(3, abs=0.01)
+    both, found = prepared(parts, submit(film(tmp_path / "shelf" / "a.mkv", sound_s=7, picture_s=8), end_s=3))
+    assert both["duration_s"] == pytest.approx(8, abs=0.01)
+    assert found["clip"][-1]["end_s"] == 3
+
+
+def test_a_file_that_ends_before_the_end_that_was_asked_for_has_a_gap(
+    parts: Parts, submit: Any, tmp_path: Path
+) -> None:
+    path = tone(tmp_path / "shelf" / "a.wav", 10.0)
+    path.write_bytes(path.read_bytes()[: -4 * 32_000])
+    source, _ = prepared(parts, submit(path, end_s=9))
+    assert source["gaps"] == [["speech", pytest.approx(6, abs=0.01), 9.0, REASONS["missing"]]]
+    assert source["duration_s"] == pytest.approx(10, abs=0.01)
+    # Coverage says it before each reason.
+    assert not any("could not be decoded" in reason for reason in REASONS.values())
 
 
 @pytest.fixture

@@ -25,11 +25,13 @@ class DecodedAudio:
         samples: [N] int16 at 16 kHz, a read-only map of `scratch/sound.pcm`.
         start_s: source time of sample 0.
         gaps: what is silence here because it could not be decoded, or lies after the end.
+        one_channel_s: seconds of which one channel was taken, because together they cancel each other.
     """
 
     samples: np.memmap
     start_s: float
     gaps: tuple[Gap, ...] = ()
+    one_channel_s: float = 0.0
 
     @property
     def duration_s(self) -> float:
@@ -75,4 +77,4 @@ def decode(
         raise SourceError(ErrorType.EMPTY, "expected sound, got none in the part that was asked for")
     samples = np.memmap(path, "<i2", "r", shape=(size_bytes // 2,))
     gaps = tuple(Gap(float(row[0]), float(row[1]), row[2]) for row in end["gaps"])
-    return DecodedAudio(samples, float(end["start_s"]), gaps)
+    return DecodedAudio(samples, float(end["start_s"]), gaps, float(end["one_channel_s"]))

@@ -6,31 +6,23 @@ A page that hangs, crashes the child or takes too much is a `PageFailure`; a new
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, BinaryIO, Literal
 
-from omni_jobs.errors import ErrorType, Problem, SourceError, UsageError
+from omni_jobs.errors import ErrorType, SourceError, UsageError
 from workers.inputs import CanonicalPage, PageWord
 from workers.media.layers import PageFacts, needs_image
 from workers.media.magic import HEAD_BYTES, Family, family
 from workers.media.page_ranges import pages_within
+from workers.media.paging import PageFailure, read_pages
 from workers.media.sandbox import Limits, run
 from workers.media.video import jpeg_of
+from workers.media.wire import Message
 
 __all__ = ["PageFacts", "PageFailure", "needs_image", "pages"]
 
 PAGE_TIMEOUT_S = 9.0  # with the start of a child: 10 s
-MOST_RESTARTS = 20
 Render = Literal["needed", "all"]
-
-
-@dataclass(frozen=True, slots=True)
-class PageFailure:
-    """A page without an answer; with `partial`, the page came too and this says what is wrong with it."""
-
-    page: int
-    problem: Problem
-    partial: bool = False
 
 
 def pages(
@@ -54,33 +46,12 @@ def pages(
     if family(os.pread(source.fileno(), HEAD_BYTES, 0)) is not Family.DOCUMENT:
         raise SourceError(ErrorType.UNREADABLE, "expected a PDF, got a file that does not begin like one")
     params: dict[str, Any] = {"password": password, "dpi": dpi, "render": render, "ranges": list(ranges)}
-    left: list[int] | None = None
-    problem = Problem(ErrorType.INTERNAL, "")
-    for _ in range(MOST_RESTARTS):
-        current: int | None = None
-        try:
-            for message in run("document", source, {**params, "left": left}, limits, cancel):
-                match message.kind:
-                    case "open" if left is None:
-                        left = _asked(int(message.head["pages"]), ranges)
-                    case "begin":
-                        current = int(message.head["page"])
-                    case "page":
-                        yield _page(message.head, message.payload)
-                    case "failure":
-                        head = message.head
-                        yield PageFailure(int(head["page"]), Problem(ErrorType(head["type"]), head["message"]))
-            return
-        except SourceError as error:
-            if current is None or left is None:
-                raise
-            problem = _of_page(current, error.problem)
-        yield PageFailure(current, problem)
-        left = left[left.index(current) + 1 :]
-        if not left:
-            return
-    for number in left or ():
-        yield PageFailure(number, Problem(problem.type, f"page {number} was not tried: too many others failed"))
+    return read_pages(
+        lambda left: run("document", source, {**params, "left": left}, limits, cancel),
+        lambda count: _asked(count, ranges),
+        _page,
+        PAGE_TIMEOUT_S,
+    )
 
 
 def _asked(count: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
@@ -91,7 +62,8 @@ def _asked(count: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
     return numbers
 
 
-def _page(head: dict[str, Any], payload: bytes | bytearray | memoryview) -> CanonicalPage:
+def _page(message: Message) -> CanonicalPage:
+    head, payload = message.head, message.payload
     return CanonicalPage(
         page=int(head["page"]),
         width_pt=float(head["width_pt"]),
@@ -105,12 +77,3 @@ def _page(head: dict[str, Any], payload: bytes | bytearray | memoryview) -> Cano
         images_share=float(head["images_share"]),
         rulings=tuple((row[0], row[1], row[2], row[3]) for row in head["rulings"]),
     )
-
-
-def _of_page(number: int, problem: Problem) -> Problem:
-    words = {
-        ErrorType.TIMEOUT: f"page {number} could not be read within {PAGE_TIMEOUT_S:g} s",
-        ErrorType.CRASHED: f"page {number} crashed its reader",
-        ErrorType.TOO_LARGE: f"page {number} needs more memory than a page may take",
-    }
-    return Problem(problem.type, words.get(problem.type, problem.message), problem.retryable)

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+LEAST_TAIL_S = 0.25
+
 Reason = Literal["damaged", "missing", "hole"]
 
 
@@ -33,14 +35,27 @@ def merge(gaps: Iterable[Gap], apart_s: float = 0.25) -> tuple[Gap, ...]:
     return tuple(merged)
 
 
-def missing_tail(decoded_until_s: float, promised_s: float | None, begins_s: float = 0.0) -> Gap | None:
-    """The end a header promises and the file does not hold; None when the promise is kept or not believable.
+def missing_tail(
+    decoded_until_s: float, promised_s: float | None, begins_s: float = 0.0, asked_s: float | None = None
+) -> Gap | None:
+    """The end a header promises and the file does not hold, as far as it was asked for.
 
-    A lying header must not create hours of nothing: more than ten times of what is there is not believed.
+    None when the promise is kept or not believable: a lying header must not create hours of nothing, so more than ten
+    times of what is there is not believed.
     """
     if promised_s is None:
         return None
     there_s = max(decoded_until_s - begins_s, 0.0)
-    if promised_s - decoded_until_s <= max(0.25, 0.005 * promised_s):
+    if promised_s - decoded_until_s <= max(LEAST_TAIL_S, 0.005 * promised_s):
         return None
-    return Gap(decoded_until_s, promised_s, "missing") if promised_s - begins_s <= max(60.0, 10 * there_s) else None
+    if promised_s - begins_s > max(60.0, 10 * there_s):
+        return None
+    end_s = promised_s if asked_s is None else min(promised_s, asked_s)
+    return Gap(decoded_until_s, end_s, "missing") if end_s - decoded_until_s > LEAST_TAIL_S else None
+
+
+def within(gaps: Iterable[Gap], end_s: float | None) -> tuple[Gap, ...]:
+    """The gaps, less what lies after the end that was asked for."""
+    if end_s is None:
+        return tuple(gaps)
+    return tuple(Gap(gap.start_s, min(gap.end_s, end_s), gap.reason) for gap in gaps if gap.start_s < end_s)

@@ -1,18 +1,21 @@
-"""Picture files as pages: upright, RGB, one for each page of a TIFF; of an animation the first frame."""
+"""Picture files as pages: upright, RGB, one for each page of a TIFF; of an animation the first frame.
+
+A page of a TIFF that cannot be decoded is a `PageFailure`, and the others are read all the same.
+"""
 
 import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from omni_jobs.errors import ErrorType, Problem
 from workers.inputs import CanonicalPage
-from workers.media.document import PageFailure
 from workers.media.magic import HEAD_BYTES, Family, family
+from workers.media.paging import PageFailure, read_pages
 from workers.media.probe import heif_unsupported
 from workers.media.sandbox import Limits, run
 from workers.media.video import jpeg_of
+from workers.media.wire import Message
 
 PAGE_TIMEOUT_S = 30.0
 
@@ -31,17 +34,16 @@ def page(
     if family(os.pread(source.fileno(), HEAD_BYTES, 0)) is Family.PHOTO_UNSUPPORTED:
         raise heif_unsupported()
     limits = replace(limits, quiet_s=min(PAGE_TIMEOUT_S, limits.quiet_s or PAGE_TIMEOUT_S))
-    for message in run("image", source, {}, limits, cancel):
-        head = message.head
-        match message.kind:
-            case "page":
-                yield _page(head, message.payload)
-            case "failure":
-                problem = Problem(ErrorType(head["type"]), head["message"])
-                yield PageFailure(int(head["page"]), problem, partial=bool(head["partial"]))
+    return read_pages(
+        lambda left: run("image", source, {"left": left}, limits, cancel),
+        lambda count: list(range(1, count + 1)),
+        _page,
+        PAGE_TIMEOUT_S,
+    )
 
 
-def _page(head: dict[str, Any], payload: bytes | bytearray | memoryview) -> CanonicalPage:
+def _page(message: Message) -> CanonicalPage:
+    head, payload = message.head, message.payload
     width_pt, height_pt = head["source_px"]
     return CanonicalPage(
         page=int(head["page"]),

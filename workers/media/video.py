@@ -19,7 +19,7 @@ from workers.media.sandbox import Limits, run
 from workers.media.shots import COLUMNS
 from workers.media.shots import cuts as cut_frames
 
-__all__ = ["Scan", "frames", "jpeg_of", "sample_times", "scan"]
+__all__ = ["Scan", "clips", "frames", "jpeg_of", "sample_times", "scan"]
 
 JPEG_QUALITY = 95
 
@@ -83,6 +83,35 @@ def scan(
     raise SourceError(ErrorType.CRASHED, "decoding this video ended without an answer")
 
 
+def clips(
+    source: BinaryIO,
+    limits: Limits,
+    times_s: Sequence[Sequence[float]],
+    longest_px: int = 768,
+    *,
+    cancel: threading.Event | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Iterator[tuple[Frame, ...]]:
+    """For each clip, in order, the frames shown at its times, upright, as JPEG; one for times on the same frame.
+
+    A time before the first frame is that frame, one after the end the last. A frame carries the time at which it
+    appears, which may be before the clip. All clips are decoded in one pass, and memory holds one clip's frames.
+    `on_progress` is called with the share of frames that is done.
+    """
+    total = sum(map(len, times_s))
+    at, kept = 0, list[Frame]()
+    for done, (clip, frame) in enumerate(_shown(source, limits, times_s, longest_px, cancel), 1):
+        while at < clip:
+            yield tuple(kept)
+            at, kept = at + 1, []
+        kept.append(frame)
+        if on_progress is not None:
+            on_progress(done / total)
+    while at < len(times_s):
+        yield tuple(kept)
+        at, kept = at + 1, []
+
+
 def frames(
     source: BinaryIO,
     limits: Limits,
@@ -90,16 +119,25 @@ def frames(
     longest_px: int = 768,
     cancel: threading.Event | None = None,
 ) -> Iterator[Frame]:
-    """The frames shown at `times_s`, upright, as JPEG; one for times that fall on the same frame.
+    """The frames of one clip (see `clips`), each as it comes."""
+    for _, frame in _shown(source, limits, [times_s], longest_px, cancel):
+        yield frame
 
-    A time before the first frame is that frame, one after the end the last.
-    """
-    if not times_s:
+
+def _shown(
+    source: BinaryIO,
+    limits: Limits,
+    times_s: Sequence[Sequence[float]],
+    longest_px: int,
+    cancel: threading.Event | None,
+) -> Iterator[tuple[int, Frame]]:
+    """Frames with the number of their clip, in order."""
+    if not any(len(times) for times in times_s):
         return
-    params = {"times_s": [float(time) for time in times_s], "longest_px": longest_px}
+    params = {"clips": [[float(time) for time in times] for times in times_s], "longest_px": longest_px}
     for message in run("frames", source, params, limits, cancel):
         head = message.head
-        yield Frame(float(head["time_s"]), jpeg_of(message.payload, head["width_px"], head["height_px"]))
+        yield head["clip"], Frame(float(head["time_s"]), jpeg_of(message.payload, head["width_px"], head["height_px"]))
 
 
 def jpeg_of(rgb: bytes | bytearray | memoryview, width_px: int, height_px: int) -> bytes:

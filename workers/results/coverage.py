@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from omni_jobs.job import Task, UnitKind, UnitState
-from omni_jobs.result import Captions, Coverage, Covered, Document, Total, Transcript
+from omni_jobs.result import Captions, Coverage, Covered, Document, Page, Total, Transcript
 from workers.results.outcome import SourceOutcome, UnitOutcome
 from workers.results.speakers import untold
 from workers.results.stretches import Layer, Stretch, minus, ms, overlap, painted, seconds, union
@@ -29,6 +29,7 @@ WORDLESS = Verdict("empty", "speech was heard but no words were found")
 UNSEEN = Verdict("empty", "nothing to say about it")
 PICTURELESS = Verdict("empty", "no pictures here")
 BLANK = Verdict("empty", "blank page")
+PRINTLESS = Verdict("empty", "a picture in which no print was found")
 UNASKED = Verdict("failed", "no unit was made of it")
 Piece = tuple[int, int, Verdict]
 Reached = list[tuple[UnitOutcome, Stretch]]
@@ -202,15 +203,29 @@ def _pages(source: SourceOutcome, document: Document) -> list[Covered]:
     for name, page, _, reason in source.gaps:
         if name == "page":
             verdicts[int(page)] = Verdict("failed", _undecoded(reason))
+    unread = {
+        int(unit.input["page"]): unit.answer.get("unread", "")
+        for unit in source.units
+        if unit.kind is UnitKind.PAGE and unit.answer is not None
+    }
     for page in document.pages:
         if verdicts.get(page.page) == UNASKED:
-            verdicts[page.page] = DONE if page.text_source != "none" and page.blocks else BLANK
+            verdicts[page.page] = _read(page, unread.get(page.page, ""))
     if source.error is not None:
         verdicts = dict.fromkeys(verdicts, _failed(source.error))
     return [
         Covered(medium="page", state=verdict.state, reason=verdict.reason, page=page)
         for page, verdict in sorted(verdicts.items())
     ]
+
+
+def _read(page: Page, unread: str) -> Verdict:
+    """What became of an answered page; `unread` says what of it the answer lacks."""
+    if page.blocks:
+        return Verdict("done", unread)
+    if unread:
+        return Verdict("failed", unread)
+    return BLANK if page.text_source == "none" else PRINTLESS
 
 
 def _failed(error: Mapping[str, Any] | None) -> Verdict:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import jsonschema_rs
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
+from starlette.datastructures import URL
+from starlette.requests import HTTPConnection
 
 from omni_jobs.api.app import create_app
 from omni_jobs.api.schemas import Problem
@@ -48,6 +51,16 @@ def test_our_hosts_are_us_whatever_the_port(api: TestClient, host: str) -> None:
     assert api.get("/v1/jobs", headers={"Host": host}).status_code == 200
 
 
+def test_the_path_that_is_guarded_is_the_one_that_is_routed(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The URL is built with what the caller says our name is: `Host: localhost/docs?` once made it one without a key.
+    def url(_: HTTPConnection) -> URL:
+        return URL("http://localhost/docs?/v1/jobs")
+
+    monkeypatch.setattr(HTTPConnection, "url", property(url))
+    answer = api.get("/v1/jobs", headers=KEYLESS)
+    assert answer.status_code == 401 and answer.json()["instance"] == "/v1/jobs"
+
+
 def test_a_page_of_another_site_cannot_submit(api: TestClient) -> None:
     files = {"file": ("a.wav", b"x")}
     assert api.post("/v1/jobs", files=files, headers={"Origin": "https://evil.example"}).status_code == 421
@@ -82,7 +95,7 @@ def test_without_the_database_it_says_so_and_asks_to_come_again(settings: Settin
         parts = app.state.parts
         parts.db.dispose()
         broken = create_engine_elsewhere(parts.db)
-        app.state.parts = type(parts)(settings, broken, parts.blobs, parts.intake, parts.writers)
+        app.state.parts = replace(parts, db=broken)
         answer = client.get("/v1/jobs", headers={"X-Api-Key": settings.api_key})
         assert answer.status_code == 503 and answer.headers["retry-after"] and answer.json()["retryable"] is True
         assert "5432" not in answer.text
@@ -135,7 +148,7 @@ def test_the_description_is_complete(api: TestClient) -> None:
         jsonschema_rs.Draft202012Validator({**document["components"]["schemas"][reference], **rest(document)})
     create = document["paths"]["/v1/jobs"]["post"]
     assert set(create["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
-    for status in ("400", "401", "413", "415", "421", "422", "503"):
+    for status in ("400", "401", "413", "415", "421", "422", "429", "503"):
         assert list(create["responses"][status]["content"]) == ["application/problem+json"]
     assert api.get("/docs", headers=KEYLESS).status_code == 200
 

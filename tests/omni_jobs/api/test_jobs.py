@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
 from omni_jobs.blobs import BlobStore
+from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Pool
-from omni_jobs.store import attempts, claims, jobs, workers
+from omni_jobs.store import attempts, claims, jobs, tenants, workers
 from omni_jobs.store.database import new_id
 
 pytestmark = pytest.mark.servers
@@ -135,9 +138,57 @@ def test_text_that_no_database_keeps_is_no_server_error(api: TestClient) -> None
     for field in (b'"name": "\\ud800"', b'"password": "\\ud800"'):
         answer = api.post("/v1/jobs", content=b'{"uri": "s3://media/a", ' + field + b"}", headers=headers)
         assert answer.status_code == 422
-    odd = b'{"uri": "s3://media/a", "name": "\\u0000b", "metadata": {"a": "\\u0000", "b": 1e999}}'
+    odd = b'{"uri": "s3://media/a", "name": "\\u0000b"}'
     answer = api.post("/v1/jobs", content=odd, headers={**headers, "Idempotency-Key": new_id()})
     assert answer.status_code == 202 and answer.json()["name"] == "b"
+    odd = b'{"uri": "s3://media/a", "\\ud800": 1}'
+    assert api.post("/v1/jobs", content=odd, headers=headers).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("metadata", "pointer"),
+    [
+        ('{"a": ["\\u0000"]}', "/metadata/a/0"),
+        ('{"a": {"b~/": "\\ud800"}}', "/metadata/a/b~0~1"),
+        ('{"a": {"\\u0000": 1}}', "/metadata/a"),
+        ('{"\\udfff": 1}', "/metadata"),
+        ('{"a": 1e400}', "/metadata/a"),
+        ('{"a": [0, -1e999]}', "/metadata/a/1"),
+    ],
+)
+def test_metadata_that_could_not_be_kept_as_it_is_is_refused(api: TestClient, metadata: str, pointer: str) -> None:
+    body = f'{{"uri": "s3://media/a", "metadata": {metadata}}}'.encode()
+    answer = api.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+def nested(depth: int) -> str:
+    return '{"a": ' * (depth - 1) + "{}" + "}" * (depth - 1)
+
+
+@pytest.mark.parametrize("depth", [33, 41, 260, 5000, 60_000])
+def test_metadata_that_is_nested_too_deep_is_refused_and_the_list_goes_on(api: TestClient, depth: int) -> None:
+    body = f'{{"name": "a[{{b", "uri": "s3://media/a", "metadata": {nested(depth)}}}'
+    answer = api.post("/v1/jobs", content=body.encode(), headers={"content-type": "application/json"})
+    assert answer.status_code == 422 and answer.json()["errors"][0]["pointer"] == "/metadata", answer.text
+    answer = api.post("/v1/jobs", files={"request": (None, body.encode()), "file": ("a", b"x")})
+    assert answer.status_code == 422
+    assert api.get("/v1/jobs").status_code == 200
+
+
+def test_metadata_comes_back_as_it_was_given(api: TestClient) -> None:
+    metadata = {"a": json.loads(nested(31)), "text": '[[{{"\\', "n": [1e10, -0.5, None, True], "": {"ä\n": "𝄞"}}
+    answer = api.post("/v1/jobs", json={"uri": "s3://media/a", "metadata": metadata})
+    assert answer.status_code == 202, answer.text
+    assert api.get(answer.json()["links"]["self"]).json()["metadata"] == metadata
+
+
+def test_a_number_without_an_end_is_no_option(api: TestClient) -> None:
+    for name in ("start_s", "end_s"):
+        body = f'{{"uri": "s3://media/a", "options": {{"{name}": 1e400}}}}'.encode()
+        answer = api.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 422 and answer.json()["errors"][0]["pointer"] == f"/options/{name}"
 
 
 def test_the_same_idempotency_key_gives_the_same_job_once(api: TestClient, blobs: BlobStore) -> None:
@@ -174,6 +225,131 @@ def test_attach_goes_on_with_an_open_job_of_the_same_bytes_name_and_options(api:
         upload(api, b"attached", "x.wav", request={"password": "p"}, params={"attach": "true"}),
     ):
         assert other.status_code == 202 and other.json()["id"] != first["id"]
+
+
+def test_the_same_command_many_times_at_once_makes_one_job(api: TestClient, blobs: BlobStore) -> None:
+    before = objects(blobs)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: upload(api, b"both", "b.wav", params={"attach": "true"}), range(8)))
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [202]
+    assert not any("idempotent-replay" in answer.headers for answer in answers)
+    assert len(objects(blobs) - before) == 1
+
+
+def test_priority_and_deadline_reach_the_units(api: TestClient, db: Engine) -> None:
+    asked = {"uri": "s3://media/a", "priority": 7, "deadline": "2030-01-31T18:00:00+01:00"}
+    job = api.post("/v1/jobs", json=asked).json()
+    assert job["priority"] == 7
+    with db.connect() as tx:
+        found = tx.execute(
+            text("select priority, due_at = '2030-01-31T17:00:00Z' from omni.units where job_id = :id"),
+            {"id": job["id"]},
+        ).one()
+    assert tuple(found) == (7, True)
+    for name, value in (
+        ("priority", 101), ("priority", -101), ("deadline", "2030-01-31T18:00:00"), ("deadline", "tomorrow"),
+        ("deadline", 1893456000), ("deadline", "1893456000"),
+    ):  # fmt: skip
+        answer = api.post("/v1/jobs", json={"uri": "s3://media/a", name: value})
+        assert answer.status_code == 422 and answer.json()["errors"][0]["pointer"] == f"/{name}"
+
+
+@pytest.fixture
+def full(db: Engine) -> Iterator[None]:
+    """As many jobs are open as may be."""
+    tenants.update(db, "default", max_open_jobs=1)
+    yield
+    with db.begin() as tx:
+        tx.execute(text("update omni.tenants set max_open_jobs = null"))
+
+
+def test_with_too_many_open_jobs_a_submission_is_told_when_to_come_again(
+    api: TestClient, full: None, blobs: BlobStore
+) -> None:
+    del full
+    before = objects(blobs)
+    for answer in (api.post("/v1/jobs", json={"uri": "s3://media/a"}), upload(api)):
+        assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
+        problem = answer.json()
+        assert problem["type"].endswith("/too_many") and problem["retryable"] is True
+    assert objects(blobs) == before
+
+
+def test_an_upload_is_refused_before_its_bytes_are_read(api: TestClient, full: None) -> None:
+    del full
+    read = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal read
+        yield b'--B\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        for _ in range(50):
+            read += 1
+            yield bytes(1 << 16)
+        yield b"\r\n--B--\r\n"
+
+    sent = Mock(side_effect=lambda *_: pytest.fail("its bytes were taken in"))
+    app: Any = api.app
+    parts = app.state.parts
+    app.state.parts = replace(parts, intake=Mock(wraps=parts.intake, keep=sent))
+    try:
+        answer = api.post("/v1/jobs", content=body(), headers={"content-type": "multipart/form-data; boundary=B"})
+    finally:
+        app.state.parts = parts
+    assert answer.status_code == 429 and not sent.called
+
+
+def test_a_replay_needs_no_room(api: TestClient, db: Engine) -> None:
+    headers = {"Idempotency-Key": new_id()}
+    first = upload(api, b"replayed", headers=headers).json()
+    tenants.update(db, "default", max_open_jobs=1)
+    try:
+        again = upload(api, b"replayed", headers=headers)
+        assert (again.status_code, again.json()["id"]) == (200, first["id"])
+    finally:
+        with db.begin() as tx:
+            tx.execute(text("update omni.tenants set max_open_jobs = null"))
+
+
+@pytest.fixture
+def broken_job(api: TestClient, db: Engine) -> str:
+    """A job that failed because its unit died."""
+    job_id = upload(api, name="broken.wav").json()["id"]
+    worker = workers.register(db, pool="cpu", host="h", pid=1, pid_started=1, version="t", backend=None)
+    for unit in claims.claim(db, worker, Pool.CPU, 1000):
+        if unit.job_id == job_id:
+            attempts.fail(db, unit, Problem(ErrorType.INTERNAL, "it broke"))
+        else:
+            attempts.release(db, unit)
+    assert api.get(f"/v1/jobs/{job_id}").json()["state"] == "failed"
+    return job_id
+
+
+def test_what_died_is_listed_and_tried_again(api: TestClient, db: Engine, broken_job: str) -> None:
+    (unit,) = [one for one in api.get("/v1/dead").json()["units"] if one["job_id"] == broken_job]
+    assert (unit["job_name"], unit["kind"], unit["failed"]) == ("broken.wav", "prepare", 1)
+    assert unit["error"]["message"] == "it broke"
+    assert len(api.get("/v1/dead", params={"limit": 1}).json()["units"]) == 1
+    assert api.get("/v1/dead", params={"limit": 0}).status_code == 422
+    again = api.post(f"/v1/jobs/{broken_job}/retry", json={"password": "hush"})
+    assert again.status_code == 202 and "hush" not in again.text, again.text
+    assert (again.json()["state"], again.json()["revision"]) == ("running", 2)
+    with db.connect() as tx:
+        secret = tx.execute(text("select secret from omni.jobs where job_id = :id"), {"id": broken_job}).scalar()
+    assert secret == {"password": "hush"}
+    refused = api.post(f"/v1/jobs/{broken_job}/retry")
+    assert refused.status_code == 409
+    for body, status in ((b"{", 400), (b'{"pasword": "x"}', 422), (b"[]", 422)):
+        assert api.post(f"/v1/jobs/{broken_job}/retry", content=body).status_code == status
+
+
+def test_a_job_is_deleted_with_its_units_whatever_its_state(api: TestClient, broken_job: str) -> None:
+    for job_id in (broken_job, upload(api).json()["id"]):
+        answer = api.delete(f"/v1/jobs/{job_id}")
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert api.get(f"/v1/jobs/{job_id}").status_code == 404
+        assert api.delete(f"/v1/jobs/{job_id}").status_code == 404
+    assert broken_job not in {one["job_id"] for one in api.get("/v1/dead").json()["units"]}
 
 
 def test_a_job_is_looked_at_by_version(api: TestClient, db: Engine) -> None:
@@ -231,6 +407,8 @@ def test_jobs_of_another_tenant_are_not_found(api: TestClient, db: Engine) -> No
     job_id, _ = jobs.insert(db, jobs.NewJob("other", (source,), {}))
     assert api.get(f"/v1/jobs/{job_id}").status_code == 404
     assert api.post(f"/v1/jobs/{job_id}/cancel").status_code == 404
+    assert api.post(f"/v1/jobs/{job_id}/retry").status_code == 404
+    assert api.delete(f"/v1/jobs/{job_id}").status_code == 404
     assert api.get(f"/v1/jobs/{job_id}/events").status_code == 404
     assert job_id not in {job["id"] for job in api.get("/v1/jobs", params={"limit": 200}).json()["jobs"]}
 

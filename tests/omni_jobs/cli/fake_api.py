@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 import threading
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +29,9 @@ class FakeApi:
     Attributes:
         scripts: by file name, the changes of the job at each look; the last one stays.
         refused: by file name, (status, problem) instead of a job.
+        limits: the `limit` of every list that was asked for.
+        dead: the units that were given up.
+        retried: (job, body) of every retry.
         outages: so many requests are answered with 503 first.
         submitted: (name, request, attach) of every submission.
     """
@@ -37,13 +41,15 @@ class FakeApi:
         self.refused: dict[str, tuple[int, dict[str, Any]]] = {}
         self.outages = 0
         self.submitted: list[tuple[str, dict[str, Any], bool]] = []
+        self.limits: list[int] = []
+        self.dead: list[dict[str, Any]] = []
+        self.retried: list[tuple[str, dict[str, Any]]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         self.contents: dict[str, bytes] = {}
         self.events: list[dict[str, Any]] = []
         self._looks: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -101,6 +107,15 @@ def _source(name: str) -> dict[str, Any]:
             "error": None}  # fmt: skip
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A caller may leave in the middle of an answer.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     api: FakeApi
     protocol_version = "HTTP/1.1"
@@ -121,13 +136,26 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(status, problem)
             else:
                 self._answer(202, self.api.submit(name, request, query.get("attach") == ["true"]))
-        elif place[-1] == "cancel":
+        elif place[-1] in ("cancel", "retry"):
             job = self.api.jobs.get(place[2])
             if job is None:
                 self._answer(404, {"detail": f"no job {place[2]}"})
+            elif place[-1] == "retry":
+                self.api.retried.append((job["id"], json.loads(body or b"{}")))
+                job.update(RUNNING, revision=job["revision"] + 1)
+                self._answer(202, job)
             else:
                 job.update(CANCELLED)
                 self._answer(200, job)
+
+    def do_DELETE(self) -> None:
+        place, _ = self._place()
+        if self._let_in():
+            if self.api.jobs.pop(place[2], None) is None:
+                self._answer(404, {"detail": f"no job {place[2]}"})
+            else:
+                self.send_response(204)
+                self.end_headers()
 
     def do_GET(self) -> None:
         place, query = self._place()
@@ -135,8 +163,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if place == ["v1", "jobs"]:
             wanted = query.get("state", [None])[0]
+            self.api.limits.append(int(query["limit"][0]))
             found = [job for job in self.api.jobs.values() if wanted in (None, job["state"])]
             self._answer(200, {"jobs": sorted(found, key=lambda job: job["id"], reverse=True), "next": None})
+            return
+        if place == ["v1", "dead"]:
+            self._answer(200, {"units": self.api.dead[: int(query["limit"][0])]})
             return
         job = self.api.look(place[2])
         if job is None:

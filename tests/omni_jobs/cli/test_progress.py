@@ -1,11 +1,12 @@
 """What is said while jobs go on."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from omni_jobs.cli.progress import Lines, Table, place_of
-from omni_jobs.cli.times import clock, seconds_of, size
+from omni_jobs.cli.times import clock, moment_of, seconds_of, size
 from omni_jobs.errors import UsageError
 from tests.omni_jobs.cli.fake_api import MEDIA_PROGRESS, RUNNING
 
@@ -60,10 +61,44 @@ def test_times_are_read(text: str, seconds: float) -> None:
     assert seconds_of(text, "--from") == seconds
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:60:00", "1:2:3:4", "nan", "1e3", "inf"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:60:00", "1:2:3:4", "nan", "1e3", "inf", "1" * 400, "٣"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--from: expected seconds or hh:mm:ss"):
         seconds_of(text, "--from")
+
+
+NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("+2h", "2026-08-01T14:00:00+00:00"),
+        ("+90m", "2026-08-01T13:30:00+00:00"),
+        ("2026-08-02T00:00:00Z", "2026-08-02T00:00:00+00:00"),
+        ("2026-08-02T00:00+02:00", "2026-08-01T22:00:00+00:00"),
+    ],
+)
+def test_moments_are_read(text: str, moment: str) -> None:
+    assert moment_of(text, "--deadline", NOW) == moment
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2h", "+2w", "+2", "-2h", "+" + "9" * 30 + "d", "2026-07-31", "+0s"])
+def test_other_moments_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--deadline: expected a time "):
+        moment_of(text, "--deadline", NOW)
+
+
+def test_names_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b]0;owned\x07\x1b[2J\nok: b\u202e\udcff.wav"
+    for view in (Lines(), Table(2)):
+        with view:
+            view.show(Path(name), job())
+            view.end(Path(name), f"{name}: failed")
+    said = capfd.readouterr().err
+    assert "owned" in said
+    assert not set("\x1b\x07\u202e") & set(said)
+    assert not [line for line in said.splitlines() if line.startswith("ok")]
 
 
 def test_numbers_are_for_people() -> None:

@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 
 from omni_jobs.cli import outputs, reach
-from omni_jobs.errors import ErrorType
+from omni_jobs.cli.faults import fault_of
+from omni_jobs.cli.follow import submit_problem
+from omni_jobs.embedded.identity import identify
+from omni_jobs.embedded.state import State
+from omni_jobs.errors import ErrorType, OmniError, Problem, Refused, TooMany, Unavailable
+from omni_jobs.intake.names import SUFFIXES
 from tests.omni_jobs.cli.conftest import Run, make_file, start
-from tests.omni_jobs.cli.fake_api import CANCELLED, DONE, FAILED, PARTIAL, RUNNING, FakeApi
+from tests.omni_jobs.cli.fake_api import CANCELLED, DONE, FAILED, KEY, PARTIAL, RUNNING, FakeApi
 
 WRITTEN = {"json": "result.json", "txt": "txt", "srt": "srt", "vtt": "vtt", "md": "md"}
 
@@ -125,6 +130,22 @@ def test_force_overwrites(served: Path, run: Run) -> None:
     assert len(names_in(served / "omni-out")) == len(WRITTEN)
 
 
+@pytest.mark.parametrize("words", [[], ["--force"]])
+def test_a_source_is_never_written_over(served: Path, run: Run, words: list[str]) -> None:
+    make_file(served / "fo/talk.md", b"a recording")
+    make_file(served / "other.mp4")
+    (served / "other.srt").symlink_to(served / "fo/talk.md")
+    (job,) = run("run", "fo/talk.md", "--out", "fo", "--json", *words).document["jobs"]
+    assert (served / "fo/talk.md").read_bytes() == b"a recording"
+    assert Path(job["files"]["md"]).name == "talk.md.md"
+    # Nor under another of its names: `out` is `fo`.
+    (served / "out").symlink_to(served / "fo")
+    os.link(served / "fo/talk.md", served / "fo/other.txt")
+    _, other = run("run", "fo/talk.md", "other.mp4", "--out", "out", "--json", *words).document["jobs"]
+    assert Path(other["files"]["txt"]).name == "other.mp4.txt"
+    assert (served / "fo/talk.md").read_bytes() == (served / "fo/other.txt").read_bytes() == b"a recording"
+
+
 def test_the_same_command_again_leaves_one_set_of_files(api: FakeApi, served: Path, run: Run) -> None:
     for name in ("x.mp4", "x.wav"):
         make_file(served / name)
@@ -161,6 +182,38 @@ def test_folders_and_globs_are_expanded(api: FakeApi, served: Path, run: Run) ->
     assert [name for name, _, _ in api.submitted] == ["c.pdf", "notes.txt"]
 
 
+def test_a_folder_leaves_nothing_out_unsaid(
+    served: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    for name in ("in/a.wav", "in/deep/b.wav", "in/locked/c.wav"):
+        make_file(served / name)
+    os.mkfifo(served / "in/pipe.wav")
+    (served / "in/gone.mp3").symlink_to(served / "nowhere.mp3")
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    ran = run("run", "in", "--json")
+    found = {Path(job["source"]).name: job for job in ran.document["jobs"]}
+    assert ran.status == 1
+    assert {name for name, job in found.items() if job["state"] == "succeeded"} == {"a.wav", "b.wav"}
+    assert {name: job["error"]["type"] for name, job in found.items() if job["error"]} == dict.fromkeys(
+        ("gone.mp3", "pipe.wav", "locked"), "unreadable"
+    )
+    assert "locked: failed: unreadable: cannot look into the folder" in ran.err
+
+
+def test_run_and_watch_agree_on_what_is_called_like_media(api: FakeApi, served: Path, run: Run) -> None:
+    for suffix in SUFFIXES:
+        make_file(served / f"in/x{suffix}")
+    assert run("run", "in").status == 0
+    assert len(api.submitted) == len(SUFFIXES)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -172,7 +225,14 @@ def test_folders_and_globs_are_expanded(api: FakeApi, served: Path, run: Run) ->
         (["talk.wav", "--pages", "x"], "--pages: expected pages such as 1-3,7, got 'x'"),
         (["talk.wav", "--from", "1:75"], "--from: expected seconds or hh:mm:ss"),
         (["talk.wav", "--from", "-3"], "--from: expected seconds or hh:mm:ss"),
-        (["talk.wav", "--from", "60", "--to", "0:30"], "--to: end_s must lie after start_s"),
+        (["talk.wav", "--from", "60", "--to", "0:30"], "--to must lie after --from, got --from 60 --to 0:30"),
+        (["talk.wav", "--from", "9" * 400], "--from: expected seconds or hh:mm:ss"),
+        (["talk.wav", "--pages", "\u0663"], "--pages: expected pages such as 1-3,7"),
+        (["talk.wav", "--pages", "9" * 5000], "--pages: expected pages such as 1-3,7"),
+        (["talk.wav", "--priority", "101"], "--priority"),
+        (["talk.wav", "--deadline", "yesterday"], "--deadline: expected a time such as"),
+        (["talk.wav", "--deadline", "2001-01-01"], "--deadline: expected a time to come"),
+        (["talk.wav", "--on-gap", "ignore"], "--on-gap"),
         (["talk.wav", "--language", "Englisch"], "--language: "),
         (["talk.wav", "--task", "sing"], "--task"),
         (["talk.wav", "--task", "auto", "--task", "caption"], "--task auto stands alone"),
@@ -212,6 +272,29 @@ def test_options_become_the_request(api: FakeApi, served: Path, run: Run) -> Non
         "reuse": False,
         "password": "pässword ",
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [(TooMany("20000 jobs are open"), True), (Unavailable("no answer"), True), (Refused("no key"), False)],
+)
+def test_a_file_that_was_not_taken_now_is_no_bad_file(error: OmniError, retryable: bool) -> None:
+    assert submit_problem(error) == Problem(ErrorType.INTERNAL, str(error), retryable)
+    fault = fault_of(error)
+    assert (fault.status, fault.document["error"]["retryable"]) == (1, retryable)
+
+
+def test_order_and_gaps_become_the_request(api: FakeApi, served: Path, run: Run) -> None:
+    make_file(served / "x.pdf")
+    words = ["--priority", "-5", "--deadline", "2099-01-01T00:00:00Z", "--on-gap", "fail", "--pages", "1"]
+    assert run("run", "x.pdf", *words).status == run("submit", "x.pdf", *words).status == 0
+    for _, request, _ in api.submitted:
+        assert request == {
+            "name": "x.pdf",
+            "options": {"pages": "1", "on_gap": "fail"},
+            "priority": -5,
+            "deadline": "2099-01-01T00:00:00+00:00",
+        }
 
 
 def test_a_short_outage_is_waited_out(api: FakeApi, served: Path, run: Run) -> None:
@@ -258,6 +341,28 @@ def test_a_wrong_key_is_said_once(served: Path, run: Run, monkeypatch: pytest.Mo
     assert (ran.status, ran.err) == (1, "error: expected a valid key\n")
 
 
+@pytest.mark.parametrize("home", ["nothing runs", "another stack runs"])
+def test_the_key_of_the_home_goes_to_its_own_stack_only(
+    api: FakeApi, served: Path, run: Run, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    make_file(served.parent / "home/key", KEY.encode())
+    monkeypatch.delenv("OMNI_API_KEY")
+    if home == "another stack runs":
+        runs_at(served.parent / "home", "http://127.0.0.1:9")
+    ran = run("list")
+    assert (ran.status, f"no key for {api.url}: set OMNI_API_KEY" in ran.err) == (1, True)
+    assert not api.limits
+    runs_at(served.parent / "home", api.url)
+    assert run("list").status == 0
+
+
+def runs_at(home: Path, url: str) -> None:
+    """As if the stack of this home were this process."""
+    me = identify(os.getpid())
+    assert me is not None
+    home.joinpath("state.json").write_text(State(supervisor=me, api_url=url, ready=True).to_json())
+
+
 def test_a_result_that_cannot_be_written_is_an_error_of_its_file(
     served: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,9 +379,21 @@ def test_a_result_that_cannot_be_written_is_an_error_of_its_file(
     one, two = sorted(ran.document["jobs"], key=lambda job: not job["error"])
     assert ran.status == 1
     assert "No space left on device" in one["error"]["message"]
-    assert (one["state"], one["files"]) == ("succeeded", {})
+    assert (one["state"], one["files"]) == ("failed", {})
     assert two["files"]
     assert not [name for name in names_in(served / "omni-out") if name.startswith(".")]
+
+
+def test_the_summary_counts_what_could_not_be_written_as_failed(
+    served: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, chunks: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    make_file(served / "x.wav")
+    monkeypatch.setattr(outputs, "_write", full)
+    ran = run("run", "x.wav")
+    assert (ran.status, ran.out) == (1, f"1 failed; 0 files in {served / 'omni-out'}\n")
 
 
 def test_without_a_terminal_progress_is_plain_lines(api: FakeApi, served: Path) -> None:
@@ -331,6 +448,34 @@ def test_ctrl_c_still_prints_one_document(api: FakeApi, served: Path) -> None:
     out, _ = process.communicate(timeout=10)
     (job,) = json.loads(out)["jobs"]
     assert (job["state"], job["files"]) == ("running", {})
+
+
+def test_ctrl_c_while_the_stack_starts_prints_a_document(
+    served: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**_: object) -> object:
+        raise KeyboardInterrupt
+
+    make_file(served / "x.wav")
+    monkeypatch.setattr(reach, "reach", interrupted)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    ran = run("run", "x.wav", "--json")
+    (job,) = ran.document["jobs"]
+    assert (ran.status, job["id"], job["state"]) == (130, None, "failed")
+    assert job["error"] == {
+        "type": "internal", "message": "interrupted before it was submitted", "retryable": True
+    }  # fmt: skip
+    for words in (["list"], ["submit", "x.wav"]):
+        ran = run(*words, "--json")
+        assert (ran.status, ran.document["error"]["type"]) == (130, "interrupted")
+        assert ran.err == "error: interrupted\n"
+
+
+def test_a_mistake_cannot_steer_the_terminal(served: Path, run: Run) -> None:
+    for word in ("\x1b[2J", "a\nerror: b"):
+        ran = run("run", word)
+        assert "\x1b" not in ran.err
+        assert len(ran.err.splitlines()) == 1
 
 
 def test_a_second_ctrl_c_ends_it_at_once(api: FakeApi, served: Path) -> None:

@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+import typer
 
 from omni_jobs.cli import reader
+from omni_jobs.cli.sql import _print_json
 from tests.omni_jobs.cli.conftest import Run
 
 pytestmark = pytest.mark.servers
@@ -66,6 +69,55 @@ def test_every_kind_of_value_has_a_place_in_json(database: str, run: Run) -> Non
     assert (row["a"], row["a_2"], row["n"], row["j"], row["b"], row["l"], row["p"]) == (
         1.5, 2, "NaN", {"x": [1]}, "00ff", [1.5], "100%",
     )  # fmt: skip
+
+
+def test_bytes_are_hex_in_tables_and_csv(database: str, run: Run) -> None:
+    statement = "select '\\x00ff'::bytea as b"
+    assert run("sql", statement, "--csv").out.splitlines() == ["b", "\\x00ff"]
+    assert run("sql", statement).out.splitlines()[2] == "\\x00ff"
+
+
+def test_json_is_written_row_by_row(capsys: pytest.CaptureFixture[str]) -> None:
+    written = ""
+
+    def rows() -> Iterator[tuple[int]]:
+        nonlocal written
+        for n in range(3):
+            assert written.count("{") == n
+            yield (n,)
+            written += capsys.readouterr().out
+
+    _print_json(["n"], rows())
+    assert json.loads(written + capsys.readouterr().out) == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+def test_a_list_that_breaks_off_ends_with_an_error(database: str, run: Run) -> None:
+    ran = run("sql", "select n, 1 / (950 - n) as x from generate_series(1, 1000) n", "--json")
+    assert (ran.status, ran.err) == (2, "error: division by zero\n")
+    *rows, last = ran.document
+    assert [row["n"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) >= 900
+    assert last == {"error": {"type": "sql", "message": "division by zero", "retryable": False}}
+    # Before the first row it is the error alone.
+    assert run("sql", "select 1 / 0", "--json").document == last
+
+
+def test_an_interrupted_list_is_still_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    def rows() -> Iterator[tuple[int]]:
+        yield (1,)
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended:
+        _print_json(["n"], rows())
+    one, two = json.loads(capsys.readouterr().out)
+    assert (ended.value.exit_code, one, two["error"]["type"]) == (130, {"n": 1}, "interrupted")
+
+
+@pytest.mark.parametrize("statement", ["copy (select 1) to stdout", "begin", "set work_mem = '1MB'", "/* nothing */"])
+def test_a_statement_without_rows_is_refused(database: str, run: Run, statement: str) -> None:
+    ran = run("sql", statement, "--json")
+    message = "expected one statement that answers with rows, such as select; begin, set and copy do not"
+    assert (ran.status, ran.err, ran.document["error"]["message"]) == (2, f"error: {message}\n", message)
 
 
 def test_no_more_rows_than_asked_for(database: str, run: Run) -> None:
@@ -159,6 +211,60 @@ def test_search_without_hits_says_so(database: str, run: Run) -> None:
 def test_a_mistake_in_the_command_is_one_line(database: str, run: Run, words: list[str]) -> None:
     ran = run(*words)
     assert (ran.status, ran.err.startswith("error: ")) == (2, True)
+
+
+def test_words_that_are_no_text_are_a_mistake(database: str, run: Run) -> None:
+    for words in (["search", "\udcff"], ["sql", "select '\udcff'"]):
+        ran = run(*words)
+        assert (ran.status, "in UTF-8" in ran.err, len(ran.err.splitlines())) == (2, True, 1)
+
+
+def test_a_word_may_be_excluded(database: str, run: Run) -> None:
+    assert run("search", "budget").out
+    for words in (["-quarterly", "budget"], ["budget", "-quarterly", "--limit", "5"], ["--", "-quarterly", "budget"]):
+        ran = run("search", *words)
+        assert (ran.status, ran.out, ran.err[:7]) == (0, "", "no hits")
+    assert run("search", "budget", "-other", "--json").document["query"] == "budget -other"
+    assert run("search", "budget", "--frobnicate").err.startswith("error: No such option")
+    assert "Examples:" in run("search", "-h").out
+
+
+@pytest.mark.parametrize("variable", ["OMNI_DATABASE_URL", "OMNI_SQL_URL"])
+@pytest.mark.parametrize("command", [["sql", "select 1"], ["search", "x"], ["migrate"], ["tenant", "list"]])
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://x", "mysql://me:hunter2@x", "hunter2", "postgresql://me:hunter2@[x", "postgresql://me:hunter2@x/d?a"],
+)
+def test_an_address_is_never_quoted(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, command: list[str], url: str
+) -> None:
+    if variable == "OMNI_SQL_URL" and command[0] in ("migrate", "tenant"):
+        variable = "OMNI_DATABASE_URL"
+    monkeypatch.setenv(variable, url)
+    ran = run(*command, "--json") if command[0] != "migrate" else run(*command)
+    assert ran.status == 2
+    assert ran.err.startswith(f"error: {variable}: expected an address such as postgresql://user@host:5432/name, got ")
+    secret = place.parent / "home/secrets/reader"
+    for word in ("hunter2", "omni_read", *([secret.read_text().strip()] if secret.exists() else [])):
+        assert word not in ran.out + ran.err
+
+
+def test_tenants_are_listed_and_set(database: str, run: Run) -> None:
+    assert run("tenant", "set", "news", "--weight", "3").out == "news: weight 3, max open jobs default\n"
+    row = {"tenant_id": "news", "weight": 3.0, "max_open_jobs": 500}
+    assert run("tenant", "set", "news", "--max-open-jobs", "500", "--json").document == row
+    assert {**row, "open_jobs": 0} in run("tenant", "list", "--json").document["tenants"]
+    assert ["news", "3", "500", "0"] in [line.split() for line in run("tenant", "list").out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["news"], ["news", "--weight", "0"], ["news", "--weight", "nan"], ["news", "--max-open-jobs", "0"],
+     ["../x", "--weight", "1"]],
+)  # fmt: skip
+def test_a_share_that_is_none_is_refused(database: str, run: Run, words: list[str]) -> None:
+    ran = run("tenant", "set", *words)
+    assert (ran.status, ran.err.startswith("error: "), len(ran.err.splitlines())) == (2, True, 1)
 
 
 def test_a_database_that_does_not_answer_is_a_failure(

@@ -1,6 +1,7 @@
 """Clients that share a stack which one of them starts."""
 
 import os
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from omni_jobs.embedded.client import Stack, connect, stop
 from omni_jobs.embedded.home import Home, running
-from omni_jobs.errors import Unavailable
+from omni_jobs.errors import Refused, Unavailable
 from omni_jobs.settings import Settings
 from tests.waiting import eventually
 
@@ -57,6 +58,13 @@ def test_without_leave_to_start_one_the_command_is_named(settings: Settings) -> 
 def test_why_a_supervisor_did_not_start_is_said(settings: Settings) -> None:
     with pytest.raises(Unavailable, match="no room on the disk"):
         connect(settings, command=[sys.executable, "-c", "import sys; sys.exit('no room on the disk')"])
+
+
+def test_a_taken_port_is_nothing_to_try_again(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = settings.model_copy(update={"api_port": other.getsockname()[1]})
+        with pytest.raises(Refused, match="is taken: set OMNI_API_PORT"):
+            connect(taken)
 
 
 def test_there_is_nothing_to_stop_where_nothing_runs(settings: Settings) -> None:

@@ -1,6 +1,8 @@
 """Pages through the public functions: drawn with PyMuPDF, read by the real models."""
 
 import io
+import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +12,9 @@ import pymupdf
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from workers.answers import PageAnswer
+from workers.answers import Box, PageAnswer
 from workers.backends.backend import Cancelled
-from workers.backends.embedded.ocr import Ocr, turned_back
+from workers.backends.embedded.ocr import Line, Ocr, Reading, turned_back
 from workers.backends.embedded.order import reading_order
 from workers.backends.embedded.pages import Pages
 from workers.inputs import CanonicalPage, PageWord
@@ -169,7 +171,51 @@ def test_a_text_layer_on_its_side_is_read_along_its_lines(pages: Pages, turn: in
 
 def test_a_page_without_words_and_print_has_no_source(pages: Pages) -> None:
     answer = pages.read(make_page(lambda page: None, picture=True))
+    assert (answer.source, answer.blocks, answer.unread) == ("none", [], "")
+
+
+class Finds(Ocr):
+    """Sees some lines, and reads those it is given."""
+
+    def __init__(self, *lines: Line, dropped: int = 0) -> None:
+        super().__init__()
+        self._reading = Reading(lines, dropped=dropped)
+
+    def read(self, *args: Any, **more: Any) -> Reading:
+        return self._reading
+
+    def knows(self, text: str) -> bool:
+        return True
+
+
+def test_print_that_nobody_could_read_is_told() -> None:
+    scan = make_scan(printed("It is there"))
+    line = Line("It is", (60, 60, 200, 90), 0.9)
+    assert Pages(ocr=Finds(dropped=3)).read(scan).unread == "Print was seen and none of it could be read: 3 lines."
+    assert Pages(ocr=Finds(line, dropped=1)).read(scan).unread == "1 line of print could not be read."
+    assert Pages(ocr=Finds(line)).read(scan).unread == ""
+    nothing = Pages(ocr=Finds()).read(scan)
+    assert (nothing.source, nothing.unread) == ("ocr", "")
+
+
+def test_words_that_print_does_not_confirm_are_told() -> None:
+    answer = Pages(ocr=Finds()).read(make_page(two_columns, picture=True))
+    assert (answer.blocks, answer.unread) == ([], "The text layer says that there is print, and none could be read.")
+
+
+@pytest.mark.parametrize("words", [0, 5])
+def test_a_page_at_which_nobody_looked_is_not_blank(pages: Pages, words: int) -> None:
+    odd = tuple(PageWord(50, 20 * k, 80, 20 * k + 10, "\ufffd\ufffd", k, 0, 10) for k in range(words))
+    answer = pages.read(replace(make_page(lambda page: None), words=odd))
     assert (answer.source, answer.blocks) == ("none", [])
+    assert answer.unread == f"{answer.reason} No picture was made of it."
+
+
+def test_a_layer_that_is_kept_for_want_of_print_says_what_it_lacks() -> None:
+    page = make_page(two_columns, picture=True)
+    some = tuple(replace(w, text="\ufffd" * len(w.text)) if k % 4 == 0 else w for k, w in enumerate(page.words))
+    answer = Pages(ocr=Finds()).read(replace(page, words=some))
+    assert answer.source == "text_layer" and "characters without a meaning" in answer.unread
 
 
 def test_an_empty_layer_goes_to_ocr_and_says_so(pages: Pages) -> None:
@@ -255,6 +301,92 @@ def test_a_cancelled_page_stops_between_two_steps(pages: Pages) -> None:
     with pytest.raises(Cancelled):
         pages.read(make_scan(printed("This is never read to its end")), cancelled=cancelled)
     assert asked == 2
+
+
+def test_a_page_says_how_far_it_is(pages: Pages) -> None:
+    seen: list[float] = []
+    pages.read(make_scan(printed(*["One line after the other"] * 8)), on_progress=seen.append)
+    assert len(seen) >= 4 and seen == sorted(seen) and seen[-1] == 1.0
+
+
+def scattered(count: int, seed: int = 0, width: float = 30.0, step: float = 0.01) -> list[Box]:
+    """Boxes anywhere on a page, their corners on a grid."""
+    draw = random.Random(seed)
+    corners = [(round(draw.uniform(0, 560) / step) * step, round(draw.uniform(0, 780) / step) * step)
+               for _ in range(count)]  # fmt: skip
+    return [(x, y, x + draw.uniform(1, width), y + draw.uniform(4, 12)) for x, y in corners]
+
+
+def labelled(count: int) -> tuple[PageWord, ...]:
+    return tuple(PageWord(*box, f"label{k}", k, 0, 8) for k, box in enumerate(scattered(count)))
+
+
+def test_thousands_of_labels_are_read_at_once_and_none_is_lost(pages: Pages) -> None:
+    page = replace(make_page(lambda page: None), words=labelled(4000))
+    began = time.process_time()
+    answer = pages.read(page)
+    assert time.process_time() - began < 2
+    assert Counter(text_of(answer).split()) == Counter(word.text for word in page.words)
+
+
+def test_as_many_boxes_as_are_put_in_order_take_no_time() -> None:
+    boxes = scattered(1500, width=100)
+    began = time.process_time()
+    assert sorted(reading_order(boxes, 8)) == list(range(1500))
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_order_is_that_of_the_rule_applied_pair_by_pair(seed: int) -> None:
+    boxes = scattered(40, seed, width=(10, 60, 300)[seed % 3], step=(0.01, 20)[seed % 2])
+    assert reading_order(boxes) == slowly_ordered(boxes)
+
+
+def slowly_ordered(boxes: list[Box]) -> list[int]:
+    """Breuel's rule over every three boxes, after widening each into the white space beside it."""
+    edge, least = 0.15, 0.3
+    left_end, right_end = min(b[0] for b in boxes), max(b[2] for b in boxes)
+    wide = []
+    for a in boxes:
+        beside = [b for b in boxes if a[1] < b[3] and a[3] > b[1]]
+        room = edge * (a[2] - a[0])
+        lefts = [b[2] for b in beside if b[2] <= a[0] + room]
+        rights = [b[0] for b in beside if b[0] >= a[2] - room]
+        wide.append((min(a[0], max([left_end, *lefts])), max(a[2], min([right_end, *rights])), (a[1] + a[3]) / 2))
+    n = range(len(wide))
+
+    def column(a: int, b: int) -> bool:
+        (a0, a1, _), (b0, b1, _) = wide[a], wide[b]
+        return min(a1, b1) - max(a0, b0) > least * max(min(a1 - a0, b1 - b0), 1e-6)
+
+    def before(a: int, b: int) -> bool:
+        low, high = sorted((wide[a][2], wide[b][2]))
+        if column(a, b):
+            return wide[a][2] < wide[b][2]
+        between = any(low < wide[c][2] < high and column(a, c) and column(b, c) for c in n)
+        return sum(wide[a][:2]) < sum(wide[b][:2]) and not between
+
+    order: list[int] = []
+    seen: set[int] = set()
+
+    def visit(k: int) -> None:
+        seen.add(k)
+        for other in seeds:
+            if other not in seen and other != k and before(other, k):
+                visit(other)
+        order.append(k)
+
+    seeds = sorted(n, key=lambda k: (boxes[k][1], boxes[k][0]))
+    for seed in seeds:
+        if seed not in seen:
+            visit(seed)
+    return order
+
+
+def test_a_page_can_be_cancelled_while_its_boxes_are_put_in_order(pages: Pages) -> None:
+    page = replace(make_page(lambda page: None), words=labelled(1900))
+    with pytest.raises(Cancelled):
+        pages.read(page, cancelled=lambda: True)
 
 
 def test_a_picture_of_the_wrong_shape_is_refused_with_its_shape() -> None:

@@ -228,3 +228,47 @@ def _faststart(folder: Path) -> Path:
     writer.sound(sound, tone(44_100))
     writer.close()
     return path
+
+
+@pytest.mark.parametrize(("end_s", "gap"), [(None, (6.0, 10.0)), (9.0, (6.0, 9.0)), (5.0, None), (6.1, None)])
+def test_a_file_that_ends_too_early_has_a_gap_as_far_as_it_was_asked_for(
+    end_s: float | None, gap: tuple[float, float] | None, tmp_path: Path, opened: Opened, limits: Limits
+) -> None:
+    path = tmp_path / "cut.wav"
+    writer = Writer(path, "wav")
+    writer.sound(writer.add_sound("pcm_s16le", 16_000), tone(16_000, 10.0))
+    writer.close()
+    path.write_bytes(path.read_bytes()[: -4 * 32_000])
+    sound = audio.decode(opened(path), limits, tmp_path, end_s=end_s)
+    assert [(found.start_s, found.end_s, found.reason) for found in sound.gaps] == (
+        [] if gap is None else [(pytest.approx(gap[0], abs=0.01), pytest.approx(gap[1], abs=0.01), "missing")]
+    )
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_f32le", "pcm_u8", "pcm_s24le"])
+def test_a_channel_that_is_the_inverse_of_the_other_is_no_silence(
+    codec: str, tmp_path: Path, opened: Opened, limits: Limits
+) -> None:
+    path = tmp_path / "inverted.wav"
+    writer = Writer(path, "wav")
+    wave = tone(16_000, channels=2)
+    wave[1] *= -1.0
+    writer.sound(writer.add_sound(codec, 16_000, "stereo"), wave)
+    writer.close()
+    sound = audio.decode(opened(path), limits, tmp_path)
+    loud = sound.samples[17_000:47_000].astype(int)
+    assert np.abs(loud).max() == pytest.approx(0.5 * 32768, rel=0.02)
+    assert np.abs(np.diff(loud)).max() < 3_200  # of a sine at 440 Hz: it never jumps to the other channel
+    assert 2.0 <= sound.one_channel_s <= 3.0  # in steps of a second
+
+
+def test_channels_that_differ_are_averaged_as_ever(tmp_path: Path, opened: Opened, limits: Limits) -> None:
+    path = tmp_path / "stereo.wav"
+    writer = Writer(path, "wav")
+    wave = tone(16_000, channels=2)
+    wave[1] *= -0.5
+    writer.sound(writer.add_sound("pcm_s16le", 16_000, "stereo"), wave)
+    writer.close()
+    sound = audio.decode(opened(path), limits, tmp_path)
+    assert np.abs(sound.samples[17_000:].astype(int)).max() == pytest.approx(0.125 * 32768, rel=0.02)
+    assert sound.one_channel_s == 0

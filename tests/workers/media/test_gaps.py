@@ -1,6 +1,6 @@
 """Joining gaps, and which promises of a header are believed."""
 
-from workers.media.gaps import Gap, merge, missing_tail
+from workers.media.gaps import Gap, merge, missing_tail, within
 from workers.media.magic import Family, family
 
 
@@ -14,6 +14,13 @@ def test_a_promise_kept_or_absurd_leaves_no_gap() -> None:
     assert missing_tail(30.0, 30.1) is None
     assert missing_tail(30.0, 54.0) == Gap(30.0, 54.0, "missing")
     assert missing_tail(30.0, 36_000.0) is None
+
+
+def test_a_missing_end_is_missed_as_far_as_it_was_asked_for() -> None:
+    assert missing_tail(60.0, 100.0, asked_s=90.0) == Gap(60.0, 90.0, "missing")
+    assert missing_tail(60.0, 100.0, asked_s=50.0) is None
+    assert missing_tail(30.0, 36_000.0, asked_s=90.0) is None
+    assert within([Gap(1, 5, "damaged"), Gap(6, 7, "hole")], 4) == (Gap(1, 4, "damaged"),)
 
 
 def test_the_bytes_decide_what_a_file_is() -> None:

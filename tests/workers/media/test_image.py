@@ -58,6 +58,76 @@ def test_a_tiff_gives_each_of_its_pages(compression: str, tmp_path: Path, opened
     assert [page.width_px for page in found if isinstance(page, CanonicalPage)] == [40, 41, 42, 43]
 
 
+def directory_offsets(data: bytes) -> list[int]:
+    """Of a little-endian TIFF."""
+    found = [int.from_bytes(data[4:8], "little")]
+    while True:
+        entries = int.from_bytes(data[found[-1] : found[-1] + 2], "little")
+        end = found[-1] + 2 + 12 * entries
+        if not (following := int.from_bytes(data[end : end + 4], "little")):
+            return found
+        found.append(following)
+
+
+def make_tiff(path: Path, compression: str = "tiff_lzw") -> bytearray:
+    """Four pages 40, 41, 42 and 43 wide."""
+    noise = np.random.default_rng(0).integers(0, 255, (30, 43, 3), np.uint8)
+    first, *rest = [Image.fromarray(noise[:, : 40 + index]) for index in range(4)]
+    first.save(path, "TIFF", save_all=True, append_images=rest, compression=compression)
+    return bytearray(path.read_bytes())
+
+
+def widths(source: BinaryIO, limits: Limits) -> list[int | None]:
+    """Of each page in order; None where it failed."""
+    found: dict[int, int | None] = {}
+    for page in image.page(source, limits):
+        found[page.page] = page.width_px if isinstance(page, CanonicalPage) else found.get(page.page)
+    assert list(found) == sorted(found)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("page", [1, 3, 4])
+@pytest.mark.parametrize("damage", ["type", "bits", "zero"])
+def test_a_damaged_page_of_a_tiff_hides_no_other(
+    damage: str, page: int, compression: str, tmp_path: Path, opened: Opened, limits: Limits
+) -> None:
+    path = tmp_path / "pages.tif"
+    data = make_tiff(path, compression)
+    at = directory_offsets(data)[page - 1] + 2
+    entries = int.from_bytes(data[at - 2 : at], "little")
+    for entry in range(at, at + 12 * entries, 12):
+        tag = int.from_bytes(data[entry : entry + 2], "little")
+        if damage == "type" and tag == 256:  # the width is text
+            data[entry + 2 : entry + 4] = (2).to_bytes(2, "little")
+        elif damage == "bits" and tag == 262:  # a colour space that is none
+            data[entry + 8 : entry + 10] = (77).to_bytes(2, "little")
+        elif damage == "zero":  # no tag is known
+            data[entry : entry + 2] = (60_000).to_bytes(2, "little")
+    path.write_bytes(data)
+    source = opened(path)
+    assert probe.probe(source, limits).pages == 4
+    assert widths(source, limits) == [None if number == page else 39 + number for number in range(1, 5)]
+
+
+def test_a_tiff_that_is_cut_off_gives_the_pages_before(tmp_path: Path, opened: Opened, limits: Limits) -> None:
+    path = tmp_path / "pages.tif"
+    data = make_tiff(path)
+    path.write_bytes(data[: directory_offsets(data)[3] - 1])
+    found = widths(opened(path), limits)
+    assert (found[:2], found[3:]) == ([40, 41], [None])
+
+
+def test_a_loop_of_pages_ends(tmp_path: Path, opened: Opened, limits: Limits) -> None:
+    path = tmp_path / "pages.tif"
+    data = make_tiff(path)
+    offsets = directory_offsets(data)
+    end = offsets[3] + 2 + 12 * int.from_bytes(data[offsets[3] : offsets[3] + 2], "little")
+    data[end : end + 4] = offsets[1].to_bytes(4, "little")
+    path.write_bytes(data)
+    assert widths(opened(path), limits) == [40, 41, 42, 43]
+
+
 @pytest.mark.parametrize(("orientation", "rotation"), [(1, 0), (3, 180), (6, 90), (8, 270)])
 def test_exif_turns_the_picture_upright(
     orientation: int, rotation: int, tmp_path: Path, opened: Opened, limits: Limits

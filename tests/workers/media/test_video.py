@@ -97,3 +97,35 @@ def test_shots_of_the_developer_media_are_found(media: Path, opened: Opened, lim
     for file, expected in [("bikes.mp4", [1.2, 3.04, 5.48, 7.48, 9.68]), ("nasa.mp4", [8.08]), ("pool.mp4", [])]:
         found = video.scan(opened(media / "video" / file), limits)
         assert [shot.start_s for shot in found.shots[1:]] == pytest.approx(expected, abs=0.04), file
+
+
+def test_all_clips_are_read_in_one_pass(
+    make_video: Callable[..., Path], opened: Opened, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each clip's frames, and the same frame for two of them that show it; progress for each frame."""
+    started: list[str] = []
+    run = video.run
+    monkeypatch.setattr(video, "run", lambda name, *args: started.append(name) or run(name, *args))
+    source = opened(make_video("matroska", "libx264", 5, 10, [0, 1, 50, 250, 251]))
+    times = [[0.0, 0.5, 4.0], [6.0, 11.0], [], [13.0, 14.0, 25.05], [26.0]]
+    shares: list[float] = []
+    found = list(video.clips(source, limits, times, on_progress=shares.append))
+    assert [[frame.time_s for frame in clip] for clip in found] == [
+        pytest.approx(clip) for clip in ([0.0, 0.1], [5.0], [], [5.0, 25.0], [25.1])
+    ]
+    assert started == ["frames"]
+    assert len(shares) == 6
+    assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "libx264"), ("mpegts", "mpeg2video"), ("mpeg", "mpeg1video")])
+def test_clips_give_what_each_would_alone(
+    format: str, codec: str, make_video: Callable[..., Path], opened: Opened, limits: Limits
+) -> None:
+    source = opened(make_video(format, codec, 200, 25))
+    times = [[start + 0.5 * k for k in range(4)] for start in (0, 2, 4, 6)]
+    together = list(video.clips(source, limits, times))
+    for clip, alone in zip(together, times, strict=True):
+        each = list(video.frames(source, limits, alone))
+        assert [frame.time_s for frame in clip] == [frame.time_s for frame in each]
+        assert [grey_of(frame) for frame in clip] == pytest.approx([grey_of(frame) for frame in each], abs=0.5)

@@ -65,10 +65,14 @@ def make_clip(start_s: float, end_s: float, *shots: dict[str, Any], unit_id: str
 
 
 def make_page(
-    page: int, *blocks: dict[str, Any], source: str = "text_layer", error: dict[str, Any] | None = None
+    page: int,
+    *blocks: dict[str, Any],
+    source: str = "text_layer",
+    unread: str = "",
+    error: dict[str, Any] | None = None,
 ) -> UnitOutcome:
     given = {"page": page, "width_pt": 595.0, "height_pt": 842.0}
-    answer = None if error else {"source": source, "blocks": list(blocks)}
+    answer = None if error else {"source": source, "blocks": list(blocks), "unread": unread}
     return make_unit("page", f"p{page}", input=given, answer=answer, error=error)
 
 

@@ -176,16 +176,34 @@ def test_pictures_of_which_no_clip_was_made_are_missing() -> None:
 
 
 def test_pages_are_done_blank_or_failed() -> None:
-    pages = [make_page(2, source="none"), make_page(1, block("Hello")), make_page(4, error=TIMEOUT), make_page(3)]
+    pages = [make_page(2, source="none"), make_page(1, block("Hello")), make_page(4, error=TIMEOUT)]
     result = assemble(make_source(*pages, tasks=("document",), duration_s=None, pages=9))
     assert [(entry.page, entry.state, entry.reason) for entry in result.coverage.entries] == [
         (1, "done", ""),
         (2, "empty", "blank page"),
-        (3, "empty", "blank page"),
         (4, "failed", "no answer in 600 s"),
     ]
     total = result.coverage.totals["page"]
-    assert (total.total, total.done, total.empty, total.failed) == (4, 1, 2, 1)
+    assert (total.total, total.done, total.empty, total.failed) == (3, 1, 1, 1)
+
+
+def test_only_a_page_without_ink_is_blank() -> None:
+    unread = "Print was seen and none of it could be read: 3 lines."
+    pages = [
+        make_page(1, source="none"),
+        make_page(2, source="ocr"),
+        make_page(3, source="ocr", unread=unread),
+        make_page(4, source="none", unread="The page has no text layer. No picture was made of it."),
+        make_page(5, block("Hello"), source="ocr", unread="1 line of print could not be read."),
+    ]
+    result = assemble(make_source(*pages, tasks=("document",), duration_s=None, pages=5))
+    assert [(entry.page, entry.state, entry.reason) for entry in result.coverage.entries] == [
+        (1, "empty", "blank page"),
+        (2, "empty", "a picture in which no print was found"),
+        (3, "failed", unread),
+        (4, "failed", "The page has no text layer. No picture was made of it."),
+        (5, "done", "1 line of print could not be read."),
+    ]
 
 
 @pytest.mark.parametrize("known", [{"duration_s": 60.0}, {"duration_s": None, "pages": 3}])

@@ -150,7 +150,7 @@ class Embedded:
                     on_progress=moved,
                 )
             case CanonicalPage() as page:
-                return self._pages.read(page, rung=request.rung, cancelled=cancelled.is_set)
+                return self._pages.read(page, rung=request.rung, cancelled=cancelled.is_set, on_progress=moved)
             case CanonicalClip() as clip:
                 return self._frames.describe(clip, rung=request.rung, cancelled=cancelled.is_set, on_progress=moved)
             case None:

@@ -8,23 +8,31 @@ columns); everything else is `text`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Literal
 
 from workers.answers import Box, PageBlock
 from workers.backends.embedded.margins import running_blocks
-from workers.backends.embedded.order import reading_order
+from workers.backends.embedded.order import by_rows, reading_order
 from workers.backends.embedded.paragraphs import BULLET, Line, paragraphs_of
 from workers.backends.embedded.pieces import Piece, body_size, mean_score, union
 from workers.backends.embedded.tables import Table, open_tables, ruled_tables
 
+# More than this are labels of a drawing: no paragraphs and tables are looked for, which would take minutes.
+MOST_PIECES = 2000
 CAPTION = re.compile(r"^(?:fig(?:ure|\.)|tab(?:le|\.)|abb(?:ildung|\.)|tabelle|chart|graph)\s*[\dIVX]", re.IGNORECASE)
 
 
 def blocks_of(
-    pieces: Sequence[Piece], rulings: Iterable[Box], width_pt: float, height_pt: float, *, first: bool = True
+    pieces: Sequence[Piece],
+    rulings: Iterable[Box],
+    width_pt: float,
+    height_pt: float,
+    *,
+    first: bool = True,
+    check: Callable[[], object] = lambda: None,
 ) -> list[PageBlock]:
     """Blocks of a page in reading order.
 
@@ -34,28 +42,43 @@ def blocks_of(
         height_pt: of the page.
         rulings: [x0, y0, x1, y1] of drawn lines.
         first: the first page of its source, which may bear the title.
+        check: called as it goes on; what it raises ends it.
     """
     rest = [piece for piece in pieces if piece.text]
+    if len(rest) > MOST_PIECES:
+        return _rows(rest)
     running, rest = running_blocks(rest, width_pt, height_pt)
     rest = _drop_caps(rest)
     ruled, rest = ruled_tables(rest, list(rulings))
-    unruled, rest = open_tables(rest)
-    paragraphs = paragraphs_of(rest)
+    check()
+    unruled, rest = open_tables(rest, check=check)
+    paragraphs = paragraphs_of(rest, check=check)
     usual = body_size(rest or list(pieces))
     bodies = [_table_block(table) for table in ruled + unruled]
     bodies += [_text_block(lines, usual) for lines in paragraphs]
-    ordered = [bodies[k] for k in reading_order([block.box for block in bodies], usual)]
+    ordered = [bodies[k] for k in reading_order([block.box for block in bodies], usual, check=check)]
     if first:
         _name_title(ordered, paragraphs, usual)
     heads = [block for block in running if block.kind == "header"]
     return heads + ordered + [block for block in running if block.kind == "footer"]
 
 
+def _rows(pieces: Sequence[Piece]) -> list[PageBlock]:
+    """A block for each row."""
+    blocks = []
+    for row in by_rows([piece.box for piece in pieces]):
+        beside = [pieces[k] for k in row]
+        text = " ".join(piece.text for piece in beside)
+        blocks.append(PageBlock(box=union(piece.box for piece in beside), text=text, confidence=mean_score(beside)))
+    return blocks
+
+
 def _drop_caps(pieces: Sequence[Piece]) -> list[Piece]:
     """A large first letter that reaches down several lines stands on the first of them."""
     kept = []
+    smallest = min((piece.size for piece in pieces), default=0.0)
     for piece in pieces:
-        if len(piece.text) == 1 and piece.text.isalpha():
+        if len(piece.text) == 1 and piece.text.isalpha() and piece.size > 1.7 * smallest:
             beside = [
                 p
                 for p in pieces

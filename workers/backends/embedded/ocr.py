@@ -23,6 +23,7 @@ from workers.backends.backend import Cancelled
 
 Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 IsCancelled = Callable[[], bool]
+OnProgress = Callable[[float], None]
 
 # Over 28 pages of ICDAR 2013 wrong lines score mostly below 0.6 and right ones above 0.8 (tests/evals/eval_pages.py).
 # Clean print scores above 0.8. In print degraded to 50-70 dpi 24 of 57 lines below 0.6 were wrong, and so were 9 of the
@@ -31,6 +32,7 @@ MIN_SCORE = 0.6
 MAX_SIDE_PX = 2000
 BATCH_LINES = 6
 SAMPLE_LINES = 8
+FIND_SHARE = 0.3  # of the work of a picture: finding its lines
 UPRIGHT_SCORE = 0.88
 TURN_MARGIN = 0.05
 TURN_CHARACTERS = 8  # in the sample: fewer do not tell the way up
@@ -77,7 +79,13 @@ class Ocr:
         return {name: Path(spec.origin).parent / "models" / name for name in WEIGHTS}
 
     def read(
-        self, picture: Picture, *, cancelled: IsCancelled, any_way_up: bool = True, min_score: float = MIN_SCORE
+        self,
+        picture: Picture,
+        *,
+        cancelled: IsCancelled,
+        any_way_up: bool = True,
+        min_score: float = MIN_SCORE,
+        on_progress: OnProgress = lambda done: None,
     ) -> Reading:
         """Find and read every line.
 
@@ -86,6 +94,7 @@ class Ocr:
             cancelled: asked before every step.
             min_score: lines that the recogniser is less sure of are dropped.
             any_way_up: also look whether the picture lies on its side or on its head.
+            on_progress: told how much is done, 0..1.
 
         Raises:
             Cancelled: `cancelled` became true; it is asked before every step.
@@ -94,6 +103,7 @@ class Ocr:
             raise ValueError(f"expected [H, W, 3] uint8, got {list(picture.shape)} {picture.dtype}")
         image = np.ascontiguousarray(picture[:, :, ::-1])
         crops, quads = self._find(image, cancelled)
+        on_progress(FIND_SHARE)
         turn = 0
         if any_way_up and quads is not None:
             turn = self._turn(image, crops, quads, cancelled)
@@ -102,7 +112,9 @@ class Ocr:
         if quads is None:
             return Reading((), turn)
         height, width = picture.shape[:2]
-        read = self._recognise_any_way(crops, quads, cancelled)
+        read = self._recognise_any_way(
+            crops, quads, cancelled, lambda done: on_progress(FIND_SHARE + (1 - FIND_SHARE) * done)
+        )
         lines = tuple(
             Line(text.strip(), turned_back(_bounds(quad), turn, width, height), score)
             for quad, (text, score) in zip(quads, read, strict=True)
@@ -139,10 +151,10 @@ class Ocr:
         return first if sum(len(text) for text, _ in read) >= TURN_CHARACTERS else 0
 
     def _recognise_any_way(
-        self, crops: list[Picture], quads: NDArray[Any], cancelled: IsCancelled
+        self, crops: list[Picture], quads: NDArray[Any], cancelled: IsCancelled, on_progress: OnProgress
     ) -> list[tuple[str, float]]:
         """Read all lines; those that stand are read in both directions and the better reading is kept."""
-        read = self._recognise(crops, cancelled)
+        read = self._recognise(crops, cancelled, on_progress)
         tall = [k for k, quad in enumerate(quads) if _is_tall(quad) and read[k][1] < UPRIGHT_SCORE]
         for k, other in zip(tall, self._recognise([_flip(crops[k]) for k in tall], cancelled), strict=True):
             read[k] = max(read[k], other, key=lambda pair: pair[1])
@@ -164,7 +176,9 @@ class Ocr:
         quads = detected.boxes.astype(np.float32)
         return crops, map_boxes_to_original(quads, record, *image.shape[:2])
 
-    def _recognise(self, crops: list[Picture], cancelled: IsCancelled) -> list[tuple[str, float]]:
+    def _recognise(
+        self, crops: list[Picture], cancelled: IsCancelled, on_progress: OnProgress = lambda done: None
+    ) -> list[tuple[str, float]]:
         read: list[tuple[str, float]] = [("", 0.0)] * len(crops)
         by_width = sorted(range(len(crops)), key=lambda k: crops[k].shape[1] / crops[k].shape[0])
         for start in range(0, len(by_width), BATCH_LINES):
@@ -174,6 +188,7 @@ class Ocr:
                 output = self._load().recognize_txt([crops[k] for k in batch])
             for k, text, score in zip(batch, output.txts, output.scores, strict=True):
                 read[k] = (text, float(score))
+            on_progress(min(1.0, (start + BATCH_LINES) / len(crops)))
         return read
 
     def _load(self) -> Any:

@@ -8,7 +8,7 @@ there is a picture OCR reads it and has to confirm them.
 import io
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from workers.answers import Box, PageAnswer
+from workers.backends.backend import Cancelled
 from workers.backends.embedded.layout import blocks_of
 from workers.backends.embedded.ocr import IsCancelled, Ocr, Picture, Reading, turned_back
 from workers.backends.embedded.pieces import Piece, pieces_of
@@ -25,6 +26,7 @@ from workers.inputs import CanonicalPage, PageWord
 
 UNMAPPABLE_SHARE = 0.1
 AGREEMENT = 0.5  # honest layers agree with OCR to 0.9 and more, those of other pages to 0.1
+OCR_SHARE = 0.8  # of the work of a page with a picture
 BLANK_DEVIATION = 1.5  # standard deviation of grey levels, 0..255: JPEG noise on an empty page stays below
 
 
@@ -37,40 +39,81 @@ class Pages:
     def digests(self) -> dict[str, Path]:
         return self.ocr.digests()
 
-    def read(self, page: CanonicalPage, *, rung: int = 0, cancelled: IsCancelled = lambda: False) -> PageAnswer:
+    def read(
+        self,
+        page: CanonicalPage,
+        *,
+        rung: int = 0,
+        cancelled: IsCancelled = lambda: False,
+        on_progress: Callable[[float], None] = lambda done: None,
+    ) -> PageAnswer:
         """Answer one page.
 
         Args:
             page: canonical, with or without a picture and words.
             cancelled: asked between any two steps.
             rung: 0 at first; from 1 on OCR sees a larger picture.
+            on_progress: told how much is done, 0..1.
 
         Raises:
             Cancelled: `cancelled` became true; it is asked before every step.
         """
+
+        def check() -> None:
+            if cancelled():
+                raise Cancelled
+
         unusable = _unusable(page.words)
         if not page.jpeg:
-            return PageAnswer(source="none", reason=unusable) if unusable else _from_layer(page)
+            if unusable:
+                return PageAnswer(source="none", reason=unusable, unread=f"{unusable} No picture was made of it.")
+            return _from_layer(page, check)
         picture = _picture(page.jpeg)
         if _is_blank(picture):
-            return PageAnswer(source="none") if not page.words else _from_layer(page)
+            return PageAnswer(source="none") if not page.words else _from_layer(page, check)
         picture = _enlarged(picture) if rung else picture
-        reading = self.ocr.read(picture, cancelled=cancelled)
-        read = _ocr_pieces(page, reading, page.width_pt / picture.shape[1])
+        reading = self.ocr.read(picture, cancelled=cancelled, on_progress=lambda done: on_progress(OCR_SHARE * done))
+        answer = self._compared(page, reading, page.width_pt / picture.shape[1], unusable, check)
+        on_progress(1.0)
+        return answer
+
+    def _compared(
+        self, page: CanonicalPage, reading: Reading, points_per_px: float, unusable: str, check: Callable[[], object]
+    ) -> PageAnswer:
+        """The better of the text layer and what OCR read, or both."""
+        read, unread = _ocr_pieces(page, reading, points_per_px), _unread(page, reading)
+
+        def from_ocr(pieces: Sequence[Piece], reason: str) -> PageAnswer:
+            answer = _answer(page, "ocr", pieces, reading.turn, check, reason)
+            return answer.model_copy(update={"unread": unread})
+
         if unusable and (reading.lines or not _any_letters(page.words)):
-            return _answer(page, "ocr", read, reading.turn, unusable)
+            return from_ocr(read, unusable)
         if unusable:
-            return _from_layer(page)
+            return _from_layer(page, check).model_copy(update={"unread": unusable})
         layer, print_ = _bag(word.text for word in page.words), _bag(line.text for line in reading.lines)
         common = (layer & print_).total()
         agreement = common / max(layer.total(), print_.total(), 1)
         if agreement >= AGREEMENT or not self.ocr.knows("".join(word.text for word in page.words)):
-            return _from_layer(page)
+            return _from_layer(page, check)
         if common >= AGREEMENT * layer.total():
             reason = f"The text layer has only {layer.total()} words where OCR reads {print_.total()}."
-            return _answer(page, "ocr", _merged(page, read, reading.turn), reading.turn, reason)
+            return from_ocr(_merged(page, read, reading.turn), reason)
         reason = f"The text layer does not say what is printed: {agreement:.0%} of the words agree."
-        return _answer(page, "ocr", read, reading.turn, reason)
+        return from_ocr(read, reason)
+
+
+def _unread(page: CanonicalPage, reading: Reading) -> str:
+    """What OCR, or the maker of the text layer, saw and nobody could read; empty when that is nothing."""
+    if reading.lines:
+        return f"{_lines(reading.dropped)} of print could not be read." if reading.dropped else ""
+    if reading.dropped:
+        return f"Print was seen and none of it could be read: {_lines(reading.dropped)}."
+    return "The text layer says that there is print, and none could be read." if page.words else ""
+
+
+def _lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count} lines"
 
 
 def _unusable(words: Sequence[PageWord]) -> str:
@@ -99,9 +142,9 @@ def _bag(texts: Iterable[str]) -> Counter[str]:
     return Counter("".join(c if c.isalnum() else " " for c in folded).split())
 
 
-def _from_layer(page: CanonicalPage) -> PageAnswer:
+def _from_layer(page: CanonicalPage, check: Callable[[], object]) -> PageAnswer:
     turn = _turn_of(page.words)
-    return _answer(page, "text_layer", _layer_pieces(page, turn), turn)
+    return _answer(page, "text_layer", _layer_pieces(page, turn), turn, check)
 
 
 def _layer_pieces(page: CanonicalPage, turn: int) -> list[Piece]:
@@ -134,12 +177,17 @@ def _covers(a: Piece, b: Piece) -> bool:
 
 
 def _answer(
-    page: CanonicalPage, source: Literal["text_layer", "ocr"], pieces: Sequence[Piece], turn: int, reason: str = ""
+    page: CanonicalPage,
+    source: Literal["text_layer", "ocr"],
+    pieces: Sequence[Piece],
+    turn: int,
+    check: Callable[[], object],
+    reason: str = "",
 ) -> PageAnswer:
     """Blocks ordered on the upright page, with their boxes on the page as shown."""
     width, height = (page.width_pt, page.height_pt) if turn % 180 == 0 else (page.height_pt, page.width_pt)
     rulings = [_upright(box, turn, page) for box in page.rulings]
-    blocks = blocks_of(pieces, rulings, width, height, first=page.page == 1)
+    blocks = blocks_of(pieces, rulings, width, height, first=page.page == 1, check=check)
     for block in blocks:
         x0, y0, x1, y1 = turned_back(block.box, turn, page.width_pt, page.height_pt)
         block.box = round(x0, 2), round(y0, 2), round(x1, 2), round(y1, 2)

@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from workers.backends.embedded.pieces import Piece, beside, share_row, shared_width, union
 
@@ -26,12 +26,13 @@ class Line:
         return " ".join(p.text for p in self.pieces)
 
 
-def paragraphs_of(pieces: Sequence[Piece]) -> list[list[Line]]:
+def paragraphs_of(pieces: Sequence[Piece], *, check: Callable[[], object] = lambda: None) -> list[list[Line]]:
     """Paragraphs from the top, each with its lines."""
-    lines = sorted((Line(line) for line in _lines(pieces)), key=lambda line: (line.middle, line.box[0]))
+    lines = sorted((Line(line) for line in _lines(pieces, check)), key=lambda line: (line.middle, line.box[0]))
     middles = [line.middle for line in lines]
     below: dict[int, int] = {}
     for k, line in enumerate(lines):
+        check()
         last = bisect_right(middles, line.middle + 2.4 * line.size)
         n = _next_below(line, lines[k + 1 : last])
         if n is not None:
@@ -50,11 +51,12 @@ def paragraphs_of(pieces: Sequence[Piece]) -> list[list[Line]]:
     return paragraphs
 
 
-def _lines(pieces: Sequence[Piece]) -> list[list[Piece]]:
+def _lines(pieces: Sequence[Piece], check: Callable[[], object]) -> list[list[Piece]]:
     """Pieces side by side joined into lines where no gutter between columns parts them."""
     field = _Field(pieces)
     right = {}
     for a in pieces:
+        check()
         after = [b for b in field.near(a, 1.0) if b.box[0] + b.box[2] > a.box[0] + a.box[2] and beside(a, b)]
         if after:
             right[id(a)] = min(after, key=lambda b: b.box[0])

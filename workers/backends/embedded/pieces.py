@@ -3,6 +3,7 @@
 In points, with the origin top left.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Piece:
 
 def pieces_of(words: Sequence[PageWord], rulings: Sequence[Box] = ()) -> list[Piece]:
     """Words of a text layer as pieces; words of one line stay in the order of the layer (right-to-left text)."""
-    upright = [box for box in rulings if box[2] - box[0] <= THIN and box[3] - box[1] >= SHORTEST_RULE]
+    upright = sorted(box for box in rulings if box[2] - box[0] <= THIN and box[3] - box[1] >= SHORTEST_RULE)
     runs: list[list[PageWord]] = []
     for word in words:
         last = runs[-1][-1] if runs else None
@@ -70,7 +71,11 @@ def _one_run(a: PageWord, b: PageWord, upright: Sequence[Box]) -> bool:
         return False
     left, right = (a, b) if a.x0 <= b.x0 else (b, a)
     middle = (b.y0 + b.y1) / 2
-    return not any(left.x1 - 1 <= x0 <= right.x0 + 1 and y0 < middle < y1 for x0, y0, _, y1 in upright)
+    between = slice(
+        bisect_left(upright, left.x1 - 1, key=lambda box: box[0]),
+        bisect_right(upright, right.x0 + 1, key=lambda box: box[0]),
+    )
+    return not any(y0 < middle < y1 for _, y0, _, y1 in upright[between])
 
 
 def _gap(a: PageWord, b: PageWord) -> float:

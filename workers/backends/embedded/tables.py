@@ -1,6 +1,7 @@
 """Tables of a page: drawn as a grid of lines, or short cells that stand under each other."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from statistics import median
@@ -112,9 +113,12 @@ def _is_table(rows: Rows) -> bool:
     return sum(map(bool, lengths)) >= 4 and max(lengths) < max(0.6 * sum(lengths), 200)
 
 
-def open_tables(pieces: Sequence[Piece]) -> tuple[list[Table], list[Piece]]:
+def open_tables(
+    pieces: Sequence[Piece], *, check: Callable[[], object] = lambda: None
+) -> tuple[list[Table], list[Piece]]:
     """Tables without a grid: three rows or more whose short cells stand under each other."""
-    prose = {id(p) for p in _prose(pieces)}
+    prose = {id(p) for p in _prose(pieces, check)}
+    check()
     rows = rows_of([p for p in pieces if id(p) not in prose and not p.stands])
     tables: list[Table] = []
     taken: set[int] = set()
@@ -130,17 +134,21 @@ def open_tables(pieces: Sequence[Piece]) -> tuple[list[Table], list[Piece]]:
     return tables, [p for p in pieces if id(p) not in taken]
 
 
-def _prose(pieces: Sequence[Piece]) -> list[Piece]:
+def _prose(pieces: Sequence[Piece], check: Callable[[], object]) -> list[Piece]:
     """Long lines with another long line right above or below: paragraphs, never cells."""
-    long = [p for p in pieces if p.words >= 6 or len(p.text) >= 40]
-    return [
-        a
-        for a in long
+    long = sorted((p for p in pieces if p.words >= 6 or len(p.text) >= 40), key=lambda p: p.middle)
+    middles = [p.middle for p in long]
+    largest = max((p.size for p in long), default=0.0)
+    found = []
+    for a in long:
+        check()
+        near = long[bisect_left(middles, a.middle - 2 * largest) : bisect_right(middles, a.middle + 2 * largest)]
         if any(
             a is not b and abs(a.middle - b.middle) < 2 * max(a.size, b.size) and shared_width(a.box, b.box) > 0.6
-            for b in long
-        )
-    ]
+            for b in near
+        ):
+            found.append(a)
+    return found
 
 
 def _runs(rows: Sequence[list[Piece]]) -> list[list[list[Piece]]]:

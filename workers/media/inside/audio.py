@@ -1,6 +1,7 @@
 """Decodes one sound stream to 16 kHz mono PCM with true times.
 
-Batches of about a second are averaged over channels in numpy (any layout) and resampled by libswresample.
+Batches of about a second are averaged over channels in numpy (any layout) and resampled by libswresample. Where the
+channels cancel each other (one is inverted), the loudest of them is taken instead of their mean.
 Where timestamps jump, a new run begins at its own place; what lies between is silence nobody has to send.
 """
 
@@ -13,7 +14,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from omni_jobs.errors import ErrorType, SourceError
-from workers.media.gaps import Gap, merge, missing_tail
+from workers.media.gaps import Gap, merge, missing_tail, within
 from workers.media.inside import containers
 from workers.media.wire import Message
 
@@ -25,6 +26,9 @@ LONGEST_JUMP_S = 3600
 LONGEST_S = 48 * 3600
 # PyAV 18 reads one plane too many of a planar frame with eight channels, and crashes.
 MOST_PLANES = 8
+# Channels cancel each other where their mean has less than this part of the loudest one's power (20 dB).
+CANCELLED = 0.01
+LEAST_LEVEL = 1e-8  # power below which nobody speaks (-80 dB)
 RUN_UP_S = 1.0  # decoded before a requested start, so that the codec has settled
 
 
@@ -41,11 +45,12 @@ def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
     promised = containers.promised_end(container, stream, zero, source)
     track = Track(wanted, containers.container_end(container, zero), containers.demuxer(container))
     packets = containers.Packets(container, stream)
-    refused = 0
+    refused, enough = 0, False
     for packet in packets:
         begins_s = None if packet.pts is None else packet.pts * tick_s - zero_s + track.shift_s
         if begins_s is not None:
             if wanted[1] is not None and begins_s > wanted[1] + RUN_UP_S:
+                enough = True
                 break
             if begins_s < wanted[0] - RUN_UP_S and packet.size:
                 continue
@@ -61,10 +66,11 @@ def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
         raise _nothing(packets, refused, wanted)
     if track.damaged:  # after the last good frame
         promised = promised or containers.container_end(container, zero)
-    tail = missing_tail(track.until_s, promised) if wanted[1] is None else None
-    gaps = merge([*track.gaps, *([tail] if tail else [])])
+    tail = None if enough else missing_tail(track.until_s, promised, asked_s=wanted[1])
+    gaps = within(merge([*track.gaps, *([tail] if tail else [])]), wanted[1])
     rows = [[gap.start_s, gap.end_s, gap.reason] for gap in gaps]
-    yield Message("end", {"start_s": track.base_s, "samples": track.written, "gaps": rows})
+    head = {"start_s": track.base_s, "samples": track.written, "gaps": rows, "one_channel_s": track.one_channel_s}
+    yield Message("end", head)
 
 
 def no_audio(container: Any) -> SourceError:
@@ -91,6 +97,7 @@ class Track:
         written: samples from `base_s` to the end of what was sent.
         shift_s: added to timestamps after a jump that is not believed.
         damaged: something was refused since the last good frame.
+        one_channel_s: seconds of which one channel was taken, because the mean of all is next to nothing.
     """
 
     def __init__(self, wanted: tuple[float, float | None], ends_s: float | None, kind: str) -> None:
@@ -109,6 +116,7 @@ class Track:
         self.written = 0
         self.shift_s = 0.0
         self.damaged = False
+        self.one_channel_s = 0.0
         self.gaps: list[Gap] = []
 
     def add(self, time_s: float | None, frame: AudioFrame) -> Iterator[Message]:
@@ -145,8 +153,8 @@ class Track:
     def _begin(self, time_s: float, rate_hz: int) -> None:
         self.first_s_known = True
         self.base_s = max(time_s, float(self._wanted[0]), 0.0)
-        if self._wanted[0] == 0 and self.damaged and time_s > JITTER_S:
-            self.gaps.append(Gap(0.0, time_s, "damaged"))
+        if self.damaged and time_s - self._wanted[0] > JITTER_S:
+            self.gaps.append(Gap(float(self._wanted[0]), time_s, "damaged"))
         self._start_run(time_s, rate_hz)
 
     def _jump(self, expected_s: float, now_s: float, rate_hz: int) -> Iterator[Message]:
@@ -183,6 +191,7 @@ class Track:
     def _resample(self) -> Iterator[Message]:
         assert self._resampler is not None
         mono = self._batch.take()
+        self.one_channel_s += self._batch.alone / self._rate_hz
         if len(mono):
             frame = AudioFrame.from_ndarray(mono[None, :], format="flt", layout="mono")
             frame.sample_rate = self._rate_hz
@@ -212,19 +221,24 @@ class Track:
 
 
 class Batch:
-    """Frames of one rate waiting to be averaged: [channels, samples] in the source's sample format."""
+    """Frames of one rate waiting to become mono: [channels, samples] in the source's sample format.
+
+    Attributes:
+        alone: samples of the batch last taken for which one channel stands.
+    """
 
     def __init__(self) -> None:
         self._arrays: list[NDArray[Any]] = []
-        self.samples = 0
+        self._channel = 0
+        self.samples = self.alone = 0
 
     def add(self, array: NDArray[Any]) -> None:
         self._arrays.append(array)
         self.samples += array.shape[1]
 
     def take(self) -> NDArray[np.float32]:
-        """[N] float32 in -1..1, the mean of the channels."""
-        arrays, self._arrays, self.samples = self._arrays, [], 0
+        """[N] float32 in -1..1, the mean of the channels or the loudest of them."""
+        arrays, self._arrays, self.samples, self.alone = self._arrays, [], 0, 0
         parts: list[NDArray[np.float32]] = []
         while arrays:
             first = arrays[0]
@@ -232,9 +246,20 @@ class Batch:
                 (i for i, a in enumerate(arrays) if a.shape[0] != first.shape[0] or a.dtype != first.dtype),
                 len(arrays),
             )
-            parts.append(_mean(np.concatenate(arrays[:same], axis=1)))
+            parts.append(self._mono(np.concatenate(arrays[:same], axis=1)))
             arrays = arrays[same:]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def _mono(self, array: NDArray[Any]) -> NDArray[np.float32]:
+        # One sample in eight tells; the rest is looked at only where it tells of silence that is none.
+        if not _cancels(array[:, ::8]) or not _cancels(array):
+            return _mean(array)
+        # The channel of the batch before, if it is as loud: another may be its inverse, and a change would click.
+        levels = _levels(array)
+        if self._channel >= len(levels) or levels[self._channel] < levels.max() / 2:
+            self._channel = int(levels.argmax())
+        self.alone += array.shape[1]
+        return _mean(array[self._channel :][:1])
 
 
 def planar(frame: AudioFrame) -> NDArray[Any]:
@@ -246,9 +271,23 @@ def planar(frame: AudioFrame) -> NDArray[Any]:
 
 
 def _mean(array: NDArray[Any]) -> NDArray[np.float32]:
+    """[N] float32 in -1..1 of [channels, N]."""
     if array.dtype.kind == "f":
         return np.nan_to_num(array.mean(axis=0, dtype=np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
     if array.dtype == np.uint8:
         return (array.mean(axis=0, dtype=np.float32) - 128.0) / 128.0
     scale = float(1 << (8 * array.dtype.itemsize - 1))
     return (array.mean(axis=0, dtype=np.float64) / scale).astype(np.float32)
+
+
+def _levels(array: NDArray[Any]) -> NDArray[np.float64]:
+    """[channels] mean power of each channel; full scale is 1."""
+    return np.array([np.square(_mean(array[index : index + 1])).mean() for index in range(len(array))])
+
+
+def _cancels(array: NDArray[Any]) -> bool:
+    """Whether the mean of the channels is next to nothing against the loudest of them."""
+    if len(array) < 2 or not array.size:
+        return False
+    loudest = float(_levels(array).max())
+    return loudest > LEAST_LEVEL and float(np.square(_mean(array)).mean()) < CANCELLED * loudest

@@ -1,10 +1,11 @@
-"""Decodes the frames shown at given times, and as little else as possible.
+"""Decodes the frames shown at given times of all clips in one pass, and as little else as possible.
 
 Packets are looked at a group of pictures at a time: a group without a wanted time is not decoded, nor what
 follows the last wanted frame of one, nor frames in between that no other frame needs.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import av.packet
@@ -21,40 +22,76 @@ EPSILON_S = 1e-6
 
 
 def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
-    """A `frame` message (time_s, width_px, height_px; RGB rows) for each distinct frame shown at `times_s`."""
+    """`frame` messages (clip, time_s, width_px, height_px; RGB rows): each distinct frame shown at a clip's times.
+
+    `clips` are lists of times, in order: what is wanted of a clip comes before anything of the next.
+    """
     container = containers.opened(source)
     stream = open_video(container, params["threads"])
     clock, shrink = Clock(container, stream), VideoReformatter()
     ratio = float(stream.sample_aspect_ratio or 1)
-    wanted = sorted(params["times_s"])
+    wanted = Wanted(params["clips"])
     shown: Any = None
     packets = containers.Packets(container, stream)
     for frame in _frames(container, stream, clock, packets, wanted):
         time_s = clock.time_s(frame)
         if time_s is None:
             continue
-        if shown is not None and wanted and wanted[0] < time_s - EPSILON_S:
-            yield _message(shown, params["longest_px"], ratio, shrink)
-            while wanted and wanted[0] < time_s - EPSILON_S:
-                wanted.pop(0)
+        if shown is not None:
+            yield from _messages(wanted.before(time_s), shown, params["longest_px"], ratio, shrink)
         if not wanted:
             return
         shown = (time_s, frame)
     if shown is None:
         raise nothing(packets.count, packets.broken)
-    if wanted:
-        yield _message(shown, params["longest_px"], ratio, shrink)
+    yield from _messages(wanted.before(float("inf")), shown, params["longest_px"], ratio, shrink)
 
 
-def _message(shown: tuple[float, Any], longest_px: int, ratio: float, shrink: VideoReformatter) -> Message:
+class Wanted:
+    """The times at which somebody looks, in order, less those that were served; false when there are none left."""
+
+    def __init__(self, clips: Sequence[Sequence[float]]) -> None:
+        pairs = sorted((float(time), clip) for clip, times in enumerate(clips) for time in times)
+        self._times = [time for time, _ in pairs]
+        self._clips = [clip for _, clip in pairs]
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._times)
+
+    @property
+    def first(self) -> float:
+        return self._times[self._at]
+
+    @property
+    def last(self) -> float:
+        return self._times[-1]
+
+    def before(self, time_s: float) -> list[int]:
+        """Serve all times before this one; returns the clips that they are of, each once."""
+        end = bisect_left(self._times, time_s - EPSILON_S, self._at)
+        served = list(dict.fromkeys(self._clips[self._at : end]))
+        self._at = end
+        return served
+
+    def within(self, start_s: float, end_s: float) -> list[float]:
+        """Times from `start_s` to before `end_s`."""
+        return self._times[bisect_left(self._times, start_s, self._at) : bisect_left(self._times, end_s, self._at)]
+
+
+def _messages(
+    clips: list[int], shown: tuple[float, Any], longest_px: int, ratio: float, shrink: VideoReformatter
+) -> Iterator[Message]:
+    """The frame, once for each clip that wants it."""
+    if not clips:
+        return
     array = upright(shown[1], longest_px, ratio, shrink)
     head = {"time_s": shown[0], "width_px": array.shape[1], "height_px": array.shape[0]}
-    return Message("frame", head, array.reshape(-1).data)
+    for clip in clips:
+        yield Message("frame", {"clip": clip, **head}, array.reshape(-1).data)
 
 
-def _frames(
-    container: Any, stream: Any, clock: Clock, packets: containers.Packets, wanted: list[float]
-) -> Iterator[Any]:
+def _frames(container: Any, stream: Any, clock: Clock, packets: containers.Packets, wanted: Wanted) -> Iterator[Any]:
     """Decoded frames in order, with those of no interest left out where that is safe."""
     if containers.demuxer(container) in containers.DISCONTINUOUS:
         for packet in packets:
@@ -95,24 +132,28 @@ def _groups(packets: containers.Packets, clock: Clock) -> Iterator[tuple[list[An
         yield group, None
 
 
-def _picked(group: list[Any], next_s: float | None, clock: Clock, wanted: list[float]) -> list[tuple[Any, bool]] | None:
+def _picked(group: list[Any], next_s: float | None, clock: Clock, wanted: Wanted) -> list[tuple[Any, bool]] | None:
     """The packets to decode and whether each is itself wanted; None if none is."""
     if any(packet.pts is None for packet in group):
         return [(packet, True) for packet in group]
     times = [clock.source_time_s(packet.pts) for packet in group]
-    if next_s is None:
-        here = [time for time in wanted if time >= min(times)] or wanted[-1:]
-    else:
-        here = [time for time in wanted if min(times) - EPSILON_S <= time < next_s - EPSILON_S]
-        if min(times) <= wanted[0] <= max(times) and not here:
-            here = wanted[:1]
-    if not here and not (wanted and wanted[0] < min(times)):
-        return None
     order = sorted(range(len(group)), key=times.__getitem__)
-    targets = {order[0]} if wanted[0] < min(times) else set()
+    rising = [times[index] for index in order]
+    here = _wanted_here(rising[0], rising[-1], next_s, wanted)
+    if not here and wanted.first >= rising[0]:
+        return None
+    targets = {order[0]} if wanted.first < rising[0] else set()
     for time in here:
-        before = [index for index in order if times[index] <= time + EPSILON_S]
-        targets.add(before[-1] if before else order[0])
+        targets.add(order[max(bisect_right(rising, time + EPSILON_S) - 1, 0)])
     # Past this group's last frame, those that lead the next key frame may be meant: they need all of this one.
-    last = len(group) - 1 if any(time >= max(times) for time in here) else max(targets)
+    last = len(group) - 1 if here and here[-1] >= rising[-1] else max(targets)
     return [(packet, index in targets) for index, packet in enumerate(group[: last + 1])]
+
+
+def _wanted_here(first_s: float, last_s: float, next_s: float | None, wanted: Wanted) -> list[float]:
+    """The wanted times for which a group of packets is needed; all after its end mean its last frame."""
+    if next_s is not None:
+        here = wanted.within(first_s - EPSILON_S, next_s - EPSILON_S)
+        return here if here or not first_s <= wanted.first <= last_s else [wanted.first]
+    here = wanted.within(first_s, last_s)
+    return [*here, wanted.last] if wanted.last >= last_s or not here else here

@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from omni_jobs.errors import ErrorType, SourceError
+from workers.media.inside.directories import directories, starting_at
 from workers.media.wire import Message
 
 # JPEG includes the multi-picture files of phones, which Pillow names MPO.
@@ -19,39 +21,60 @@ MOST_SHOWN_PIXELS = 16_000_000
 MOST_SIDE_PX = 16_000
 MOST_PAGES = 10_000
 
+# What Pillow raises for damaged files: of tags that are not what they should be, nearly anything.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
+MOST_TRIED = 100  # pages, until one opens
+
 # The plugins are loaded now: later nothing can be opened. The size is checked here, before anything is decoded.
 Image.init()
 Image.MAX_IMAGE_PIXELS = None
 
 
 def run(source: BinaryIO, params: dict[str, Any]) -> Iterator[Message]:
-    """`open` (format, pages, whether it moves), then a `page` or `failure` for each page."""
+    """`open` (format, pages, whether it moves), then `begin` and `page` or `failure` for each page that is `left`."""
     file = io.BufferedReader(source)  # type: ignore[type-var]
-    image = _opened(file)
-    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    offsets = directories(file)
+    image = _first(file, offsets)
+    pages = max(len(offsets), 1)
     if pages > MOST_PAGES:
-        raise SourceError(ErrorType.TOO_LARGE, f"expected at most {MOST_PAGES} pages, got {pages}")
+        raise SourceError(ErrorType.TOO_LARGE, f"expected at most {MOST_PAGES} pages, got more")
     moves = image.format == "GIF" and bool(getattr(image, "is_animated", False))
     name = "jpeg" if image.format == "MPO" else str(image.format).lower()
     yield Message("open", {"format": name, "pages": pages, "moves": moves})
     if params.get("facts"):
         return
-    for index in range(pages):
-        yield Message("begin", {"page": index + 1})
-        yield from _page(file, index)
+    for number in params.get("left") or range(1, pages + 1):
+        yield Message("begin", {"page": number})
+        yield from _page(file, number, offsets[number - 1] if offsets else 0)
 
 
-def _opened(file: Any) -> Image.Image:
+def _first(file: Any, offsets: list[int]) -> Image.Image:
+    """The first page that opens.
+
+    Raises:
+        SourceError: what is wrong with the first, where none does.
+    """
+    problem: SourceError | None = None
+    for offset in offsets[:MOST_TRIED] or [0]:
+        try:
+            return _opened(file, offset, descriptor=False)
+        except SourceError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def _opened(file: Any, offset: int, *, descriptor: bool) -> Image.Image:
+    """The page of a TIFF whose directory lies at `offset`; 0 for other pictures."""
     try:
-        file.seek(0)
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(starting_at(file, offset, descriptor=descriptor), formats=FORMATS)
         _check(image)
         return image
     except UnidentifiedImageError as error:
         raise SourceError(
             ErrorType.UNREADABLE, "expected JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF, and no reader recognises this file"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+    except DAMAGE as error:
         raise _problem(error) from error
 
 
@@ -69,17 +92,20 @@ def _problem(error: Exception) -> SourceError:
     return SourceError(ErrorType.UNREADABLE, "expected a picture that decodes, and this one is damaged")
 
 
-def _page(file: Any, index: int) -> Iterator[Message]:
+def _page(file: Any, number: int, offset: int) -> Iterator[Message]:
     """The page, or what can be had of it with a `failure` that says so."""
-    number = index + 1
     try:
-        image, damaged = _decoded(file, index)
+        image, damaged = _decoded(file, offset)
+        turn = _rotation(image)
+        source_size = image.size if turn in (0, 180) else image.size[::-1]
+        shown = _shrunk(_plain(ImageOps.exif_transpose(image)))
     except SourceError as error:
         yield Message("failure", {"page": number, "type": error.type, "message": str(error), "partial": False})
         return
-    turn = _rotation(image)
-    source_size = image.size if turn in (0, 180) else image.size[::-1]
-    shown = _shrunk(_plain(ImageOps.exif_transpose(image)))
+    except DAMAGE as error:
+        problem = _problem(error)
+        yield Message("failure", {"page": number, "type": problem.type, "message": str(problem), "partial": False})
+        return
     head = {"page": number, "source_px": source_size, "rotation": turn}
     yield Message("page", {**head, "width_px": shown.width, "height_px": shown.height}, shown.tobytes())
     if damaged:
@@ -87,19 +113,16 @@ def _page(file: Any, index: int) -> Iterator[Message]:
         yield Message("failure", {"page": number, "type": ErrorType.UNREADABLE, "message": text, "partial": True})
 
 
-def _decoded(file: Any, index: int) -> tuple[Image.Image, bool]:
+def _decoded(file: Any, offset: int) -> tuple[Image.Image, bool]:
     """The loaded picture, and whether a part of it is missing."""
     for forgiving in (False, True):
         ImageFile.LOAD_TRUNCATED_IMAGES = forgiving
         try:
-            image = _opened(file)
-            if index:
-                image.seek(index)
-            _check(image)
+            image = _opened(file, offset, descriptor=not forgiving)
             image.load()
         except SourceError:
             raise
-        except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+        except DAMAGE as error:
             if forgiving:
                 raise _problem(error) from error
             continue
