@@ -112,8 +112,14 @@ def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counte
 
 
 def set_state(db: Engine, worker_id: str, state: str) -> None:
+    """Said too late, of one that is gone, it changes nothing."""
     with auto(db) as tx:
-        run(tx, "update omni.workers set state = :state where worker_id = :id", state=state, id=worker_id)
+        run(
+            tx,
+            "update omni.workers set state = :state where worker_id = :id and state <> 'gone'",
+            state=state,
+            id=worker_id,
+        )
 
 
 def leave(db: Engine, worker_id: str, counters: dict[str, float]) -> None:
