@@ -246,19 +246,23 @@ class Cluster:
 
     def submit(self, scripts: Sequence[Script], tenant: str = "", threads: int = 4, **request: Any) -> list[str]:
         """Submit one job for each script, by the way everything comes in; returns their ids in order."""
-        settings = self.settings.model_copy(update={"tenant": tenant}) if tenant else self.settings
-        intake = Intake(self.db, self.blobs, self.bell, settings)
-        options = Options(word_times=False, **request.pop("options", {}))
 
         def one(script: Script) -> str:
             path = self.folder / "in" / f"{script.name}.json"
             path.write_bytes(script.to_bytes())
-            return intake.submit(Submission(uri=path.as_uri(), options=options, reuse=False, **request)).job_id
+            return self.submit_file(path, tenant, **request)
 
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(one, scripts))
+
+    def submit_file(self, path: Path, tenant: str = "", **request: Any) -> str:
+        """Submit one file below `in`."""
+        settings = self.settings.model_copy(update={"tenant": tenant}) if tenant else self.settings
+        intake = Intake(self.db, self.blobs, self.bell, settings)
+        options = Options(word_times=False, **request.pop("options", {}))
+        return intake.submit(Submission(uri=path.as_uri(), options=options, reuse=False, **request)).job_id
 
     def sql(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
