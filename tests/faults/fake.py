@@ -48,6 +48,7 @@ class Script:
         poison: `kill`, `segv`, `fail`, `oom`, `hang` (its span alone), `freeze` (the step, and all that is in it) or
             empty: what its span number `at` does to the backend, or with `at = -1` its preparation to the worker.
         cured: a file; while it exists the poison has no effect.
+        cost: how many times the usual is charged for each of its spans.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Script:
     poison: str = ""
     at: int = 0
     cured: str = ""
+    cost: float = 1.0
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -121,7 +123,9 @@ def cut(cutting: Cutting, unit: Claimed, context: Context, found: "Script | Prob
         samples = np.frombuffer(said + b" " * (len(said) % 2), np.int16)
         start_s, end_s = position * SPAN_S, (position + 1) * SPAN_S
         where = {"start_s": start_s, "end_s": end_s, "speech": [[start_s, end_s]]}
-        prepared.units.append(cutting._put(UnitKind.SPAN, position, CanonicalAudio(samples, start_s), where, SPAN_S))
+        prepared.units.append(
+            cutting._put(UnitKind.SPAN, position, CanonicalAudio(samples, start_s), where, SPAN_S * script.cost)
+        )
     return prepared
 
 
@@ -145,7 +149,7 @@ class Running:
 class Fake:
     """Many slots and one step thread, like an engine: what enters a step is in the flight record before it."""
 
-    SLOTS = int(os.environ.get("FAKE_SLOTS", "64"))
+    SLOTS = 64
     STEP_S = 0.005
 
     def __init__(self, settings: Settings, flight: Flight) -> None:
@@ -164,7 +168,7 @@ class Fake:
         return self.identity_of(Settings())
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(frozenset({"span", "reduce"}), slots=self.SLOTS)
+        return Capabilities(frozenset({"span", "reduce"}), slots=int(os.environ.get("FAKE_SLOTS") or self.SLOTS))
 
     def submit(self, request: Request) -> "Future[UnitAnswer]":
         future: Future[UnitAnswer] = Future()
