@@ -89,6 +89,15 @@ class Faults:
     cut: float = 0.0
 
 
+class Quiet(ThreadingHTTPServer):
+    """A client that was killed, or gave up, is nothing to tell of."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 class Proxy:
     """An HTTP proxy in front of an object store, for puts and gets of objects; the rest goes through."""
 
@@ -99,8 +108,7 @@ class Proxy:
         self.counts: dict[str, int] = {"puts": 0, "gets": 0, "refused": 0, "hung": 0, "lied": 0, "short": 0, "cut": 0}
         self._short: set[str] = set()
         self._random, self._lock = random.Random(seed), threading.Lock()
-        self._server = ThreadingHTTPServer((LOOPBACK, 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = Quiet((LOOPBACK, 0), _handler(self))
         self.url = f"http://{LOOPBACK}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
