@@ -11,8 +11,8 @@ from omni_jobs.store.jobs import NewJob, NewSource
 
 @pytest.fixture
 def make_job(db: Engine) -> Callable[..., str]:
-    def make(tenant: str = "acme", sources: int = 1, **more: object) -> str:
-        options = {"summary": False}
+    def make(tenant: str = "acme", sources: int = 1, options: dict[str, object] | None = None, **more: object) -> str:
+        options = {"summary": False, **(options or {})}
         files = tuple(NewSource(f"upload:{n}.wav", f"{n}.wav", f"k{n}", "0" * 64, 10) for n in range(sources))
         return jobs.insert(db, NewJob(tenant, files, options, **more))[0]  # type: ignore[arg-type]
 
