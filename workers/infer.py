@@ -1,19 +1,21 @@
 """Asks the backend for one unit, and stores what it says."""
 
 import hashlib
-from concurrent.futures import TimeoutError as NotYet
+import math
+from concurrent.futures import wait
 from typing import Any
 
-from omni_jobs.errors import ErrorType, SourceError
+from omni_jobs.errors import ErrorType, Problem, SourceError
 from omni_jobs.failpoints import reach
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.options import Options
 from omni_jobs.store import units
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.units import NewUnit
+from workers import gates
 from workers.answers import SpanAnswer
 from workers.backends.backend import Cancelled, Request, UnitAnswer
-from workers.context import CancelledUnit, Context
+from workers.context import CancelledUnit, Context, Rejected
 from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage
 from workers.speech.activity import uncovered
 
@@ -24,9 +26,14 @@ REDO_POSITION = 1_000_000
 
 
 def run(unit: Claimed, context: Context) -> set[Pool]:
-    """Answer a span, clip, page or reduce unit."""
+    """Answer a span, clip, page or reduce unit.
+
+    Raises:
+        Rejected: a gate refused the answer.
+    """
     answer = _ask(unit, context)
     reach("infer.answered")
+    _judge(unit, answer)
     follow = _follow(unit, answer) if isinstance(answer, SpanAnswer) else []
     return context.finish(answer.model_dump(mode="json"), follow=follow)
 
@@ -41,22 +48,36 @@ def _ask(unit: Claimed, context: Context) -> UnitAnswer:
         kind=unit.kind.value,
         media=media_of(unit, context) if unit.kind is not UnitKind.REDUCE else None,
         options=Options.stored(unit.options).effective(),
-        rung=max(unit.rung, int(unit.input.get("rung", 0))),
+        rung=_rung(unit),
         context=_outputs(unit, context) if unit.kind is UnitKind.REDUCE else {},
     )
     future = backend.submit(request)
     seen = -1.0
-    while True:
-        try:
-            return future.result(timeout=POLL_S)
-        except NotYet:
-            if context.cancel.is_set():
-                backend.cancel(unit.unit_id)
-            elif (progress := backend.progress(unit.unit_id)) != seen:
-                seen = progress
-                context.report(progress)
-        except Cancelled as error:
-            raise CancelledUnit from error
+    # Not `result` with a timeout: a backend may raise a TimeoutError of its own.
+    while not wait([future], POLL_S).done:
+        if context.cancel.is_set():
+            backend.cancel(unit.unit_id)
+        elif (progress := backend.progress(unit.unit_id)) != seen:
+            seen = progress
+            context.report(progress)
+    try:
+        return future.result()
+    except Cancelled as error:
+        raise CancelledUnit from error
+
+
+def _rung(unit: Claimed) -> int:
+    """How it is asked: one rung up for each rejection, from where it began."""
+    return max(unit.rung, int(unit.input.get("rung", 0)))
+
+
+def _judge(unit: Claimed, answer: UnitAnswer) -> None:
+    start_s, end_s = unit.input.get("start_s", 0.0), unit.input.get("end_s", math.inf)
+    verdict = gates.check(unit.kind.value, answer, start_s=start_s, end_s=end_s)
+    if verdict is not None:
+        problem = Problem(ErrorType.UNREADABLE, f"the answer was refused ({verdict.gate}): {verdict.message}")
+        last = _rung(unit) >= gates.LADDER[unit.kind.value]
+        raise Rejected(verdict.gate, answer.model_dump(mode="json"), problem, last=last)
 
 
 def media_of(unit: Claimed, context: Context) -> Canonical:

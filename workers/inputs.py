@@ -57,6 +57,9 @@ class CanonicalAudio:
         """Read what `to_bytes` wrote; no other WAV."""
         if len(data) < 44 or data[:4] != b"RIFF" or data[36:40] != b"data":
             raise ValueError(f"expected our own WAV of 44 bytes or more, got {len(data)} bytes")
+        (promised,) = struct.unpack_from("<I", data, 40)
+        if len(data) != 44 + promised:
+            raise ValueError(f"expected {44 + promised} bytes as the WAV says, got {len(data)}")
         return cls(np.frombuffer(data, "<i2", offset=44).astype(np.int16, copy=False), start_s)
 
 

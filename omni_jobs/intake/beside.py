@@ -2,20 +2,22 @@
 
 The hidden file `.omni-results` of a folder lists what we wrote and of which bytes. A name is ours while the file there
 is one we wrote for the same source and nobody changed; else the names become `talk.mp4.srt`, then `talk.mp4.2.srt`.
+What another version of the source left, and this one does not have, goes.
 """
 
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from omni_jobs.formats import FILED, SUFFIX_OF
+from omni_jobs.intake.names import fitting
 from omni_jobs.intake.outputs import Output
 from omni_jobs.intake.within import Within
 
 INDEX = ".omni-results"
-SUFFIX = {"json": "result.json", "txt": "txt", "srt": "srt", "vtt": "vtt", "md": "md"}
 
 
 @dataclass(slots=True)
@@ -36,8 +38,7 @@ class Index:
 
     def write(self, folder: Within) -> None:
         files = {name: {"source": source, "sha256": digests} for name, (source, digests) in self.files.items()}
-        folder.write(f"{INDEX}.part", iter([json.dumps({"files": files}, indent=1).encode()]))
-        folder.replace(INDEX, f"{INDEX}.part")
+        folder.replace(INDEX, folder.draft(iter([json.dumps({"files": files}, indent=1).encode()])))
 
     def add(self, name: str, source: str, sha256: str) -> None:
         """Before the file is there; the digest before stays valid until it is."""
@@ -53,39 +54,59 @@ class Index:
 def put_beside(folder: Within, source: str, outputs: Sequence[Output]) -> list[str]:
     """Write the outputs of a source into its folder; returns their names. The same call twice is harmless.
 
+    What an earlier version of the source left there and this one does not write is removed, if nobody changed it.
+
     Raises:
         FileExistsError: somebody was faster with a name; call again.
+        Damaged: an output is not what was put; nothing has changed.
     """
-    wanted = [output for output in outputs if output.format in SUFFIX]
+    folder.sweep()
+    wanted = [output for output in outputs if output.format in FILED]
     index = Index.read(folder)
     base = next(base for base in _bases(source) if _is_free(folder, index, source, base, wanted))
-    names = []
-    for output in wanted:
-        name = f"{base}.{SUFFIX[output.format]}"
-        names.append(name)
-        # Asked before the index says that it is ours.
-        ours = index.owns(folder, name, source)
-        draft = f".{name}.part"
-        folder.write(draft, output.pieces())
-        index.add(name, source, output.sha256)
+    named = {f"{base}{SUFFIX_OF[output.format]}": output for output in wanted}
+    drafts: dict[str, str] = {}
+    try:
+        for name, output in named.items():
+            drafts[name] = folder.draft(output.pieces())
+        # Asked before the index says that they are ours.
+        ours = {name for name in named if index.owns(folder, name, source)}
+        for name, output in named.items():
+            index.add(name, source, output.sha256)
         index.write(folder)
-        if ours:
-            folder.replace(name, draft)
-        else:
-            folder.publish(name, draft)
-    return names
+        for name, draft in drafts.items():
+            if name in ours:
+                folder.replace(name, draft)
+            else:
+                folder.publish(name, draft)
+    finally:
+        for draft in drafts.values():
+            folder.remove(draft)
+    _remove_stale(folder, index, source, named)
+    return list(named)
+
+
+def _remove_stale(folder: Within, index: Index, source: str, kept: Container[str]) -> None:
+    stale = [name for name, (of, _) in index.files.items() if of == source and name not in kept]
+    for name in stale:
+        if index.owns(folder, name, source):
+            folder.remove(name)
+        del index.files[name]
+    if stale:
+        index.write(folder)
 
 
 def _bases(source: str) -> Iterator[str]:
-    yield PurePosixPath(source).stem
-    yield source
+    full = fitting(source)
+    yield fitting(PurePosixPath(source).stem)
+    yield full
     for number in itertools.count(2):
-        yield f"{source}.{number}"
+        yield f"{full}.{number}"
 
 
 def _is_free(folder: Within, index: Index, source: str, base: str, outputs: Sequence[Output]) -> bool:
     """Whether all of these names are ours or nobody's."""
-    names = [f"{base}.{SUFFIX[output.format]}" for output in outputs]
+    names = [f"{base}{SUFFIX_OF[output.format]}" for output in outputs]
     return all(not folder.exists(name) or index.owns(folder, name, source) for name in names)
 
 

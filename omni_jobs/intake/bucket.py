@@ -18,6 +18,8 @@ from omni_jobs.intake.submit import Intake, Submission
 from omni_jobs.settings import Settings
 
 RESULTS = "omni-results"
+# Of the objects of a result; nothing else is ever deleted there.
+NAMES = frozenset({"result.json", "text.txt", "result.md", "subtitles.srt", "subtitles.vtt", "manifest.json"})
 
 
 class Bucket:
@@ -65,7 +67,13 @@ class Bucket:
     def give(self, object: str, outputs: Sequence[Output]) -> None:
         folder = f"{self.results}{object[len(self._prefix) :]}/"
         for output in outputs:
-            self._store.put(folder + output.name, b"".join(output.pieces()), output.media_type)
+            self._store.put(folder + output.name, output.open(), output.media_type)
+        # What an earlier version left and this one does not have; below sub-folders lie the results of others.
+        kept = {output.name for output in outputs}
+        for one in list(self._store.list(folder)):
+            name = one.key[len(folder) :]
+            if name in NAMES and name not in kept:
+                self._store.delete(one.key)
 
     def _fault(self, key: str, size_bytes: int) -> str:
         if size_bytes > self._settings.max_upload_bytes:

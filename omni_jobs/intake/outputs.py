@@ -1,16 +1,17 @@
 """What a finished job leaves beside its source: its artifacts; of a failed one a `result.json` that says why."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlalchemy import Engine
 
 from omni_jobs import __version__
 from omni_jobs.blobs import BlobStore
-from omni_jobs.errors import ErrorType
+from omni_jobs.errors import Damaged, ErrorType, NotFound
 from omni_jobs.job import JobState
 from omni_jobs.result import Answerer, Failure, JobPart, Result, SourceResult
 from omni_jobs.store import jobs, results
@@ -21,13 +22,37 @@ LAST = {"json": 1, "manifest": 2}
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file to be written; `pieces` opens its bytes."""
+    """A file to be written; `pieces` opens its bytes, and raises `Damaged` at their end if they are others."""
 
     format: str
     name: str
     media_type: str
     sha256: str
     pieces: Callable[[], Iterator[bytes]]
+
+    def open(self) -> BinaryIO:
+        """Its bytes as a file."""
+        return io.BufferedReader(_Read(self.pieces()))
+
+
+class _Read(io.RawIOBase):
+    """Pieces as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._rest:
+            if (piece := next(self._pieces, None)) is None:
+                return 0
+            self._rest = memoryview(piece)
+        taken = min(len(buffer), len(self._rest))
+        buffer[:taken] = self._rest[:taken]
+        self._rest = self._rest[taken:]
+        return taken
 
 
 def outputs_of(db: Engine, blobs: BlobStore, tenant_id: str, job_id: str) -> list[Output]:
@@ -41,7 +66,19 @@ def outputs_of(db: Engine, blobs: BlobStore, tenant_id: str, job_id: str) -> lis
 
 def _stored(blobs: BlobStore, artifact: dict[str, Any]) -> Output:
     names = ("format", "name", "media_type", "sha256")
-    return Output(**{name: artifact[name] for name in names}, pieces=lambda: iter(blobs.open(artifact["key"])))
+    return Output(**{name: artifact[name] for name in names}, pieces=lambda: _verified(blobs, artifact))
+
+
+def _verified(blobs: BlobStore, artifact: dict[str, Any]) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    try:
+        for piece in blobs.open(artifact["key"]):
+            digest.update(piece)
+            yield piece
+    except NotFound as error:
+        raise Damaged(f"the stored {artifact['name']} is no longer in the object store") from error
+    if digest.hexdigest() != artifact["sha256"]:
+        raise Damaged(f"the stored {artifact['name']} is damaged: its bytes are not those that were put")
 
 
 def _failure(job: dict[str, Any]) -> Output:

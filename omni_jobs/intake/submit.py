@@ -20,7 +20,7 @@ from omni_jobs.intake.places import allowed_place
 from omni_jobs.job import Pool, Task
 from omni_jobs.options import Options, TaskName
 from omni_jobs.settings import Settings
-from omni_jobs.store import jobs, objects, workers
+from omni_jobs.store import jobs, ledger, objects, workers
 from omni_jobs.store.database import is_outage, new_id
 
 MAX_NAME = 255
@@ -123,6 +123,7 @@ class Intake:
             Conflict: it lacks nothing, or is open.
         """
         jobs.retry(self.db, self.settings.tenant, job_id, secret=secret)
+        ledger.again(self.db, job_id)
         self._bell.wake(Pool.CPU.value)
         return jobs.get(self.db, self.settings.tenant, job_id)
 

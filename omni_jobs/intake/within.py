@@ -3,11 +3,16 @@
 import errno
 import io
 import os
+import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+# A file that is being written; older ones were left behind.
+DRAFT = ".omni-results-"
+LEFT_BEHIND_S = 3600.0
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Opening a FIFO must not wait for its other end.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -58,15 +63,34 @@ class Within:
             return False
         return True
 
-    def write(self, name: str, pieces: Iterator[bytes]) -> None:
-        """A new file, safe on disk; one of that name is replaced."""
-        self.remove(name)
+    def draft(self, pieces: Iterator[bytes]) -> str:
+        """A new file, safe on disk, under a name that nobody else has; returns it."""
+        name = f"{DRAFT}{secrets.token_hex(8)}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(name, flags, 0o666, dir_fd=self.descriptor), "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(os.open(name, flags, 0o666, dir_fd=self.descriptor), "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            self.remove(name)
+            raise
+        return name
+
+    def sweep(self) -> None:
+        """Remove drafts that somebody who was killed has left behind."""
+        with os.scandir(self.descriptor) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(DRAFT) and entry.name.endswith(".part")]
+        for name in names:
+            try:
+                old = (
+                    os.stat(name, dir_fd=self.descriptor, follow_symlinks=False).st_mtime < time.time() - LEFT_BEHIND_S
+                )
+            except FileNotFoundError:
+                continue
+            if old:
+                self.remove(name)
 
     def replace(self, name: str, by: str) -> None:
         os.replace(by, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)

@@ -1,5 +1,6 @@
 """What watchers have seen: one row for each (watch, object, version), so that each becomes one job."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -81,18 +82,40 @@ def mark(db: Engine, ledger_id: str, state: str, reason: str | None = None) -> N
         )
 
 
-def finished(db: Engine, *, tenant_id: str, watch: str, limit: int = 100) -> list[dict[str, Any]]:
-    """Taken rows whose job has ended and whose results have not been copied: {ledger_id, object, job_id, state}."""
+def again(db: Engine, job_id: str) -> None:
+    """A job has begun a new revision: its results are to be copied anew, unless a later version has its own."""
+    with db.begin() as tx:
+        run(
+            tx,
+            """
+            update omni.ledger l set state = 'taken', reason = null, changed_at = now()
+            where l.job_id = :job_id and l.state = 'delivered' and not exists (
+              select 1 from omni.ledger n where n.tenant_id = l.tenant_id and n.watch = l.watch
+                and n.object = l.object and n.ledger_id > l.ledger_id)
+            """,
+            job_id=job_id,
+        )
+
+
+def finished(
+    db: Engine, *, tenant_id: str, watch: str, but_not: Iterable[str] = (), limit: int = 100
+) -> list[dict[str, Any]]:
+    """Taken rows whose job has ended and whose results have not been copied: {ledger_id, object, job_id, state}.
+
+    Args:
+        but_not: ledger ids to leave out.
+    """
     with db.connect() as tx:
         return rows(
             tx,
             """
             select l.ledger_id, l.object, l.job_id, j.state, j.error from omni.ledger l join omni.jobs j using (job_id)
             where l.tenant_id = :tenant_id and l.watch = :watch and l.state = 'taken'
-              and j.state not in ('queued', 'running')
+              and j.state not in ('queued', 'running') and l.ledger_id <> all(cast(:but_not as uuid[]))
             order by l.ledger_id limit :limit
             """,
             tenant_id=tenant_id,
             watch=watch,
+            but_not=list(but_not),
             limit=limit,
         )

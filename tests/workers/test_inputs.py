@@ -28,6 +28,15 @@ def test_sound_is_a_wav_that_is_read_back_sample_by_sample() -> None:
     assert (back.samples == samples).all() and back.start_s == 7.0 and back.duration_s == 600 / 16000
 
 
+@pytest.mark.parametrize("bytes_kept", [0, 43, 44, 644, 1243])
+def test_a_part_of_a_wav_is_refused_with_both_lengths(bytes_kept: int) -> None:
+    data = CanonicalAudio(np.ones(600, np.int16)).to_bytes()
+    with pytest.raises(ValueError, match=f"expected .* bytes.*, got {bytes_kept}"):
+        CanonicalAudio.from_bytes(data[:bytes_kept])
+    with pytest.raises(ValueError, match=r"expected 1244 bytes.*, got 1246"):
+        CanonicalAudio.from_bytes(data + b"\0\0")
+
+
 @pytest.mark.parametrize("samples", [np.zeros((2, 5), np.int16), np.zeros(5, np.float32)])
 def test_other_shapes_are_refused_with_both_in_the_message(samples: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected \[N\] int16, got"):

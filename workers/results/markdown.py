@@ -19,7 +19,8 @@ from workers.results.clock import clock
 from workers.results.paragraphs import paragraphs
 from workers.results.rows import screen_text
 
-MARKS = re.compile(r"([\\`*_\[\]<>|])")
+# An ampersand only where what follows makes an entity of it.
+MARKS = re.compile(r"([\\`*_\[\]<>|]|&(?=#?\w+;))")
 # What makes a heading, a list, a rule or a quote at the start of a line.
 LINE_STARTS = re.compile(r"(?m)^(\s*)([#+=~-]|\d+(?=[.)]))")
 MEDIA = {"speech": "Speech", "video": "Video", "page": "Pages"}

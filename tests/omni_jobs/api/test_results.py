@@ -101,7 +101,7 @@ def test_an_open_job_has_no_result_yet_and_a_cancelled_one_never(api: TestClient
     assert problem["status"] == 409 and "queued" in problem["detail"]
     jobs.cancel(db, "default", job["id"])
     problem = api.get(job["links"]["result"]).json()
-    assert problem["status"] == 404 and "cancelled" in problem["detail"]
+    assert problem["status"] == 404 and "was cancelled and has no result" in problem["detail"]
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"Ho\n", b"Hi\n and more", b"H"])

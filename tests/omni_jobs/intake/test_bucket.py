@@ -16,6 +16,7 @@ from omni_jobs.embedded.s3 import SeaweedFS
 from omni_jobs.errors import UsageError
 from omni_jobs.intake.bucket import Bucket
 from omni_jobs.intake.lister import Lister
+from omni_jobs.intake.outputs import Output
 from omni_jobs.intake.submit import Intake
 from omni_jobs.settings import Settings
 from omni_jobs.store import jobs
@@ -64,7 +65,8 @@ class Watch:
     def looks(self, times: int = 2) -> None:
         for _ in range(times):
             self.now += 1
-            self.lister.round()
+            self.lister.take_in()
+            self.lister.hand_out()
 
 
 @pytest.fixture
@@ -112,6 +114,40 @@ def test_the_manifest_comes_last(
     monkeypatch.setattr(watching.place._store, "put", lambda key, *_: put.append(key.rpartition("/")[2]))
     watching.looks(1)
     assert put[-2:] == ["result.json", "manifest.json"] and len(put) == 4
+
+
+def test_a_new_version_that_fails_takes_away_what_the_old_one_left(
+    watch: Callable[[str], Watch], bucket: S3Store, finish_jobs: Callable[..., None]
+) -> None:
+    watching = watch("in")
+    bucket.put("in/a.mp4", b"bytes")
+    watching.looks(2)
+    finish_jobs()
+    watching.looks(1)
+    bucket.put("omni-results/in/a.mp4/notes.txt", b"mine")
+    bucket.put("omni-results/in/a.mp4/b.mp4/text.txt", b"of another object")
+    bucket.put("in/a.mp4", b"other bytes")
+    watching.looks(2)
+    finish_jobs(fail=True)
+    watching.looks(1)
+    assert keys(bucket, "omni-results/") == [
+        f"omni-results/in/a.mp4/{name}" for name in ("b.mp4/text.txt", "notes.txt", "result.json")
+    ]
+
+
+def test_a_result_is_streamed(watch: Callable[[str], Watch], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(100):
+            asked.append(number)
+            yield bytes([number]) * 100_000
+
+    place = watch("in").place
+    read: list[bytes] = []
+    monkeypatch.setattr(place._store, "put", lambda key, data, media_type: read.append(data.read(150_000)))
+    place.give("in/a.mp4", [Output("txt", "text.txt", "text/plain", "", pieces)])
+    assert read == [bytes(100_000) + b"\1" * 50_000] and len(asked) < 5
 
 
 def test_neither_results_nor_our_own_objects_are_listed(

@@ -1,5 +1,6 @@
 """A watched folder, by single rounds and as a process that is killed."""
 
+import errno
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from omni_jobs.intake.lister import Changed, Lister, Stopped
 from omni_jobs.intake.submit import Intake
 from omni_jobs.result import Result
 from omni_jobs.settings import Settings
-from omni_jobs.store import jobs, ledger
+from omni_jobs.store import jobs, ledger, tenants
 from omni_jobs.store.database import rows
 from tests.waiting import eventually
 
@@ -48,7 +49,8 @@ class Watch:
     def looks(self, times: int = 2) -> None:
         for _ in range(times):
             self.now += 1
-            self.lister.round()
+            self.lister.take_in()
+            self.lister.hand_out()
 
 
 @pytest.fixture
@@ -224,7 +226,7 @@ def test_a_new_version_replaces_its_results_unless_the_user_changed_them(
     assert (inbox / "a.wav.txt").read_text() == "version 2\n"
 
 
-@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("after", range(4))
 def test_a_hand_out_that_is_cut_short_is_completed(
     watch: Watch, inbox: Path, finish_jobs: Callable[..., None], monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -252,6 +254,186 @@ def test_a_hand_out_that_is_cut_short_is_completed(
         watch.looks(1)
         assert files(inbox) == {"a.wav", "a.result.json", "a.srt", "a.txt"}
         assert (inbox / "a.txt").read_bytes() == version
+
+
+def test_a_new_version_that_fails_takes_away_what_the_old_one_left(
+    watch: Watch, inbox: Path, finish_jobs: Callable[..., None]
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        (inbox / name).write_bytes(b"x")
+    watch.looks(2)
+    finish_jobs()
+    watch.looks(1)
+    (inbox / "a.txt").write_text("corrected by hand")
+    (inbox / "a.vtt").write_text("mine")
+    (inbox / "a.wav").write_bytes(b"no media")
+    watch.looks(2)
+    finish_jobs(fail=True)
+    watch.looks(1)
+    assert {name for name in files(inbox) if name.startswith("a")} == {
+        "a.wav", "a.result.json", "a.txt", "a.vtt"
+    }  # fmt: skip
+    assert json.loads((inbox / "a.result.json").read_text())["job"]["state"] == "failed"
+    assert {name for name in files(inbox) if name.startswith("b")} == {"b.wav", "b.result.json", "b.srt", "b.txt"}
+
+
+def test_the_list_of_what_is_ours_is_written_once_for_all_files(
+    watch: Watch, inbox: Path, finish_jobs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omni_jobs.intake.beside import Index
+
+    (inbox / "a.wav").write_bytes(b"x")
+    watch.looks(2)
+    finish_jobs()
+    write, written = Index.write, []
+    monkeypatch.setattr(Index, "write", lambda index, folder: written.append(set(index.files)) or write(index, folder))
+    watch.looks(1)
+    assert written == [{"a.result.json", "a.srt", "a.txt"}]
+
+
+@pytest.mark.parametrize("name", ["n" * 240 + ".flac", "ä" * 124 + ".flac", "n" * 250 + ".mp4"])
+def test_a_source_with_a_long_name_gets_its_results(
+    watch: Watch, inbox: Path, db: Engine, finish_jobs: Callable[..., None], name: str
+) -> None:
+    (inbox / name).write_bytes(b"x")
+    watch.looks(2)
+    finish_jobs()
+    watch.looks(1)
+    assert entries(db) == {name: ("delivered", None)}
+    assert len(files(inbox)) == 4
+
+
+def test_long_names_that_begin_alike_do_not_share_their_results(
+    watch: Watch, inbox: Path, finish_jobs: Callable[..., None]
+) -> None:
+    for number in range(3):
+        (inbox / f"{'n' * 240}{number}.wav").write_bytes(bytes([number]))
+        watch.looks(2)
+        finish_jobs(text=b"%d" % number)
+        watch.looks(1)
+    assert sorted(path.read_bytes() for path in inbox.glob("*.txt")) == [b"0", b"1", b"2"]
+
+
+def test_drafts_are_nobody_elses_and_those_that_were_left_behind_go(
+    watch: Watch, inbox: Path, finish_jobs: Callable[..., None]
+) -> None:
+    mine = {".a.txt.part", ".omni-results.part", ".omni-results-me.part", ".omni-results-old.part"}
+    for name in mine:
+        (inbox / name).write_text("mine")
+    os.utime(inbox / ".omni-results-old.part", (0, 0))
+    (inbox / "a.wav").write_bytes(b"x")
+    watch.looks(2)
+    finish_jobs()
+    watch.looks(1)
+    left = {path.name for path in inbox.iterdir() if path.name[0] == "."}
+    assert left == mine - {".omni-results-old.part"} | {".omni-results"}
+
+
+def test_a_result_that_cannot_be_handed_out_stops_no_other(
+    watch: Watch, inbox: Path, db: Engine, blobs: BlobStore, finish_jobs: Callable[..., None]
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        (inbox / name).write_bytes(b"x")
+        watch.looks(2)
+    finish_jobs()
+    first = next(job for job in jobs.list_page(db, "default") if job["name"] == "a.wav")
+    blobs.put(f"default/{first['job_id']}/1/1/text.txt", b"damaged")
+    watch.looks(1)
+    assert files(inbox) >= {"b.result.json", "b.txt", "b.srt"}
+    assert entries(db)["b.wav"] == ("delivered", None)
+    state, reason = entries(db)["a.wav"]
+    assert state == "taken" and reason and reason.startswith("damaged: the stored text.txt")
+    tried = 0
+    for _ in range(400):
+        watch.looks(1)
+        state, reason = entries(db)["a.wav"]
+        if state == "delivered":
+            break
+        tried = int((reason or "").rpartition("tried ")[2].split()[0])
+    assert state == "delivered" and reason and reason.startswith("damaged:") and tried == 7
+    assert not {name for name in files(inbox) if name.startswith("a.")} - {"a.wav"}
+
+
+def test_a_full_disk_is_waited_out_for_as_long_as_it_lasts(
+    watch: Watch, inbox: Path, db: Engine, finish_jobs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omni_jobs.intake.within import Within
+
+    (inbox / "a.wav").write_bytes(b"x")
+    watch.looks(2)
+    finish_jobs()
+
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Within, "draft", full)
+        for _ in range(40):
+            watch.now += 300
+            watch.lister.hand_out()
+    state, reason = entries(db)["a.wav"]
+    assert state == "taken" and reason and reason.startswith("unavailable: ") and "No space left" in reason
+    watch.now += 300
+    watch.lister.hand_out()
+    assert entries(db)["a.wav"] == ("delivered", None) and (inbox / "a.txt").exists()
+
+
+def test_taking_in_does_not_wait_for_handing_out(
+    inbox: Path, intake: Intake, settings: Settings, db: Engine, finish_jobs: Callable[..., None]
+) -> None:
+    stop, stuck = threading.Event(), threading.Event()
+
+    class Slow(Folder):
+        def give(self, object: str, outputs: Any) -> None:
+            stuck.set()
+            stop.wait(60)
+
+    (inbox / "a.wav").write_bytes(b"x")
+    loop = threading.Thread(target=Lister(Slow(inbox, 1 << 20), intake, settings, stop).run)
+    loop.start()
+    try:
+        assert eventually(lambda: names(db) == ["a.wav"], 20)
+        finish_jobs()
+        assert stuck.wait(20)
+        (inbox / "b.wav").write_bytes(b"x")
+        assert eventually(lambda: names(db) == ["a.wav", "b.wav"], 20)
+    finally:
+        stop.set()
+        loop.join(10)
+    assert not loop.is_alive()
+
+
+def test_what_there_is_no_room_for_is_taken_once_there_is(
+    watch: Watch, inbox: Path, db: Engine, intake: Intake, finish_jobs: Callable[..., None], blobs: BlobStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tenants.update(db, "default", max_open_jobs=1)
+    for name in ("a.wav", "b.wav", "c.wav"):
+        (inbox / name).write_bytes(b"x")
+    keep, kept = intake.keep, []
+    monkeypatch.setattr(intake, "keep", lambda job_id, data: kept.append(job_id) or keep(job_id, data))
+    watch.looks(6)
+    assert names(db) == ["a.wav"] and len(kept) == 1
+    assert {state for state, _ in entries(db).values()} == {"taken", "seen"}
+    for taken in (2, 3):
+        finish_jobs()
+        watch.looks(2)
+        assert len(names(db)) == taken
+    assert names(db) == ["a.wav", "b.wav", "c.wav"]
+
+
+def test_a_job_that_is_tried_again_hands_out_its_new_result(
+    watch: Watch, inbox: Path, db: Engine, intake: Intake, finish_jobs: Callable[..., None]
+) -> None:
+    (inbox / "a.wav").write_bytes(b"x")
+    watch.looks(2)
+    finish_jobs(fail=True)
+    watch.looks(1)
+    assert files(inbox) == {"a.wav", "a.result.json"}
+    intake.retry(str(jobs.list_page(db, "default")[0]["job_id"]), {})
+    finish_jobs()
+    watch.looks(1)
+    assert files(inbox) == {"a.wav", "a.result.json", "a.srt", "a.txt"}
 
 
 def test_a_failed_job_leaves_a_result_that_says_why(

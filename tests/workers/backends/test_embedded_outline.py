@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -124,3 +125,13 @@ def test_it_needs_no_network_and_little_memory_and_leaves_the_environment(
 def test_a_cancelled_summary_stops(outline: Outline) -> None:
     with pytest.raises(Cancelled):
         outline.summarise({"segments": segments(DAMS)}, cancelled=lambda: True)
+
+
+def test_many_sentences_cost_no_more_each_than_a_few() -> None:
+    def cost_s(count: int) -> float:
+        given = segments(["This is a sentence of seven words."] * count)
+        began = time.process_time()
+        assert len(spoken(given)) == count
+        return (time.process_time() - began) / count
+
+    assert min(cost_s(50_000) for _ in range(2)) < 3 * cost_s(2_000)

@@ -22,6 +22,7 @@ from tests.workers.results.make import (
 from workers.results.artifacts import Rendered, render
 from workers.results.assemble import assemble
 from workers.results.manifest import manifest
+from workers.results.markdown import markdown
 from workers.results.plain import plain
 
 
@@ -92,6 +93,11 @@ def test_result_json_is_what_its_schema_says() -> None:
 
 def test_the_same_result_gives_the_same_bytes() -> None:
     assert render(make_result(talk(), paper())) == render(make_result(talk(), paper()))
+
+
+def test_what_looks_like_an_entity_stays_as_it_is_written() -> None:
+    source = make_source(make_page(1, block("Q&A in R & D: &lt; &#35; &amp;x &copy;")), tasks=("document",))
+    assert r"Q&A in R & D: \&lt; \&#35; \&amp;x \&copy;" in markdown(assemble(source))
 
 
 def test_text_is_written_as_utf8_and_not_escaped() -> None:

@@ -131,11 +131,13 @@ def spoken(segments: Sequence[Mapping[str, Any]]) -> list[Sentence]:
     open_: list[tuple[str, float, float]] = []
     for segment in segments:
         if open_ and segment["start_s"] - open_[-1][2] > PAUSE_S:
-            sentences, open_ = [*sentences, _closed(open_)], []
+            sentences.append(_closed(open_))
+            open_ = []
         for part in split(segment["text"]):
             open_.append((part, segment["start_s"], segment["end_s"]))
             if STOP.search(part):
-                sentences, open_ = [*sentences, _closed(open_)], []
+                sentences.append(_closed(open_))
+                open_ = []
     if open_:
         sentences.append(_closed(open_))
     return [sentence for sentence in sentences if _is_sentence(sentence.text)]
