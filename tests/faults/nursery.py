@@ -26,11 +26,13 @@ def work(order: dict[str, Any]) -> None:
     failpoints.arm(os.environ["OMNI_FAILPOINTS"])
     from omni_jobs.job import Pool
     from omni_jobs.settings import Settings
-    from tests.faults import fake
+    from tests.faults import clock, fake
     from workers import infer, maintain, prepare, tasks
 
     prepare.probe, prepare._cut = fake.probe, fake.cut
     infer.media_of = fake.media_of
+    if by_s := float(os.environ.get("FAKE_CLOCK_S") or 0):
+        clock.make_wrong(by_s)
     code = 1
     try:
         if order["pool"] == "maintain":
