@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from omni_jobs.job import Pool
 from omni_jobs.settings import Settings

@@ -340,14 +340,17 @@ def hand_back(db: Engine, worker_id: str, held: Sequence[tuple[str, int]], older
             older_s=older_s,
         )
     if found:
-        units = [Stale(**one | {"kind": UnitKind(one["kind"])}) for one in found]
+        units = [_stale(one) for one in found]
         end(db, [Ending(unit, Outcome.RELEASED) for unit in units])
     return len(found)
 
 
+def _stale(one: dict[str, Any]) -> Stale:
+    return Stale(one["unit_id"], one["job_id"], one["generation"], UnitKind(one["kind"]), one["position"])
+
+
 def _blame(one: dict[str, Any]) -> Ending:
-    unit = Stale(one["unit_id"], one["job_id"], one["generation"], UnitKind(one["kind"]), one["position"])
-    verdict = one["verdict"]
+    unit, verdict = _stale(one), one["verdict"]
     if one["late"] or verdict is None:
         return Ending(unit, Outcome.LOST, problem=Problem.lost(late=one["late"]))
     suspect = unit.unit_id in verdict["suspects"]
