@@ -74,7 +74,7 @@ class Patience:
 
 
 # For whoever has somebody waiting for the answer.
-SHORT = Patience(attempts=2, connect_s=2.0, read_s=4.0)
+SHORT = Patience(attempts=2, connect_s=2.0, read_s=3.0)
 
 
 def open_blobs(settings: Settings, patience: Patience = Patience()) -> BlobStore:

@@ -129,6 +129,44 @@ class Hanging:
         self.let_go.wait(30)
         raise Unavailable("the object store does not answer: ReadTimeoutError")
 
+    def put(self, key: str, data: bytes) -> None:
+        raise Unavailable("the object store does not answer: ConnectTimeoutError")
+
+
+class HangingOnOne(Hanging):
+    """A store that has everything but one object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.held: dict[str, bytes] = {}
+
+    def open(self, key: str) -> Iterator[bytes]:
+        self.asked += 1
+        return super().open(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        self.held[key] = data
+
+    def get(self, key: str) -> bytes:
+        return self.held[key]
+
+
+def test_an_object_on_which_a_store_hangs_is_damaged_and_asked_for_once(api: TestClient, done: dict[str, Any]) -> None:
+    store = HangingOnOne()
+    app: Any = api.app
+    parts = app.state.parts
+    app.state.parts = replace(parts, reads=replace(parts.reads, blobs=store, damaged={}))
+    threading.Timer(1, store.let_go.set).start()
+    try:
+        with ThreadPoolExecutor(42) as pool:
+            answers = list(pool.map(lambda _: api.get(done["links"]["result"]), range(42)))
+    finally:
+        app.state.parts = parts
+    assert {one.json()["type"].rpartition("/")[2] for one in answers} == {"damaged"}
+    assert {(one.status_code, one.json()["retryable"]) for one in answers} == {(500, False)}
+    assert store.asked == 1
+
 
 def test_an_outage_of_the_store_is_no_damage_and_leaves_the_other_routes_fast(
     api: TestClient, done: dict[str, Any], monkeypatch: pytest.MonkeyPatch
