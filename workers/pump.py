@@ -206,7 +206,8 @@ class Pump:
             case _:
                 problem = problem_of(error)
                 log.warning("unit.failed", type=problem.type.value, message=problem.message, exc_info=problem.retryable)
-                ending = Ending(unit, Outcome.FAILED, problem=problem)
+                # What had no room in company is tried with nothing beside it.
+                ending = Ending(unit, Outcome.FAILED, problem=problem, alone=_is_out_of_memory(error))
         try:
             woken = self._parts.endings.end(ending)
         except Fenced:
@@ -265,3 +266,8 @@ class Pump:
             log.error("worker.stuck", units=stuck)
             self._parts.flight.step(stuck)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of this process, or, as torch calls it, of the GPU."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -284,9 +284,9 @@ class Stale:
 def reap(db: Engine, limit: int = 500) -> dict[Outcome, int]:
     """Take units back from workers that are gone, and those beyond their deadline.
 
-    Blame: a unit is charged with a loss if it was all that its process worked on, if it is late, or if nobody could
-    tell. In company nobody is charged: those in question run alone next time, where a culprit shows itself. The third
-    loss kills a unit.
+    Blame: a unit is charged with a loss if it was all that its process worked on, or if it is late. In company nobody
+    is charged: those in question run alone next time, where a culprit shows itself; where nobody can tell who is, all
+    do the second time. The third loss kills a unit.
 
     Returns:
         How many ended in which way.
@@ -296,7 +296,7 @@ def reap(db: Engine, limit: int = 500) -> dict[Outcome, int]:
             tx,
             """
             select u.unit_id::text, u.job_id::text, u.generation, u.kind, u.position, u.deadline_at < now() as late,
-              w.verdict
+              w.verdict, count(*) over (partition by u.worker_id) as company
             from omni.units u left join omni.workers w using (worker_id)
             where u.state = 'running' and (w.worker_id is null or w.state = 'gone' or u.deadline_at < now())
             order by u.job_id limit :limit
@@ -351,8 +351,10 @@ def _stale(one: dict[str, Any]) -> Stale:
 
 def _blame(one: dict[str, Any]) -> Ending:
     unit, verdict = _stale(one), one["verdict"]
-    if one["late"] or verdict is None:
+    if one["late"] or (verdict is None and one["company"] == 1):
         return Ending(unit, Outcome.LOST, problem=Problem.lost(late=one["late"]))
+    if verdict is None:
+        return Ending(unit, Outcome.RELEASED, beside=True)
     suspect = unit.unit_id in verdict["suspects"]
     if suspect and verdict["alone"]:
         return Ending(unit, Outcome.LOST, problem=Problem.lost(late=False))
