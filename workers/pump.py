@@ -196,6 +196,8 @@ class Pump:
             case Unavailable():
                 # The store or the backend is away: that is not the unit's fault.
                 log.warning("unit.waits", reason=str(error))
+                reason = f"waiting: {error}"
+                patient(lambda: jobs.wait_reason(self._parts.db, unit.job_id, reason), self._closed)
                 ending = Ending(unit, Outcome.RELEASED, delay_s=AWAY_S)
             case _ if is_outage(error):
                 log.warning("unit.waits", reason=f"the database went away: {error}"[:200])

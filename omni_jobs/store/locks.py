@@ -72,6 +72,8 @@ def save(tx: Connection, jobs: Iterable[LockedJob]) -> None:
             "state": job.state.value,
             "phase": job.phase.value,
             "error": job.error.as_json() if job.error else None,
+            # What it waited for has come, or it can do without for now: who still waits says so again.
+            "went_on": any(type == "unit.done" for type, _ in job.events),
             "events": [{"type": type, "data": data} for type, data in job.events],
         }
         for job in jobs
@@ -84,12 +86,12 @@ def save(tx: Connection, jobs: Iterable[LockedJob]) -> None:
         """
         with change as (
           select * from jsonb_to_recordset(:changed)
-            as c(job_id uuid, state text, phase text, error jsonb, events jsonb)
+            as c(job_id uuid, state text, phase text, error jsonb, went_on boolean, events jsonb)
         ), saved as (
           update omni.jobs j set state = c.state, phase = c.phase,
             event_seq = j.event_seq + jsonb_array_length(c.events),
             error = case when c.state in ('queued', 'running') then j.error else c.error end,
-            waiting = case when c.state in ('queued', 'running') then j.waiting end,
+            waiting = case when c.state in ('queued', 'running') and not c.went_on then j.waiting end,
             secret = case when c.state in ('queued', 'running') then j.secret else '{}' end,
             started_at = case when c.state <> 'cancelled' then coalesce(j.started_at, now()) else j.started_at end,
             finished_at = case when c.state not in ('queued', 'running') then coalesce(j.finished_at, now()) end,
