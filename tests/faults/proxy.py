@@ -2,6 +2,7 @@
 
 import http.client
 import random
+import re
 import socket
 import threading
 import time
@@ -172,7 +173,8 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault == "lied":
                 return self._answer(500, {}, b"<Error><Code>InternalError</Code></Error>")
             if self.command == "GET" and status == 200 and not query and proxy.is_short(path):
-                headers.pop("ETag", None)
+                # A store that keeps half vouches for half.
+                headers = {name: value for name, value in headers.items() if not _SUMS.match(name)}
                 data = data[: len(data) // 2]
             self._answer(status, headers, data, cut=fault == "cut")
 
@@ -210,4 +212,5 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+_SUMS = re.compile(r"etag|x-amz-checksum-", re.IGNORECASE)
 _HOP = {"connection", "content-length", "transfer-encoding", "expect", "keep-alive"}

@@ -30,12 +30,13 @@ def test_a_cancelled_job_stops_wherever_it_is(scale: float, report: Report) -> N
         made.start("maintain")
         for pool in ("cpu", "cpu", "gpu"):
             made.start(pool)
-        made.start("io", failpoints="deliver.verified=sleep:0.4")
-        ids = _spread(made, total)
-        made.until(lambda: _running(made) >= {"span", "prepare", "deliver"}, 60, "they are not where they should be")
-        watch = Watch(made)
-        chosen = random.Random(1)
+        made.start("io", failpoints="deliver.verified=sleep:0.4", fake_slots=2)
+        sounds, ids = _spread(made, total)
+        watch, chosen = Watch(made), random.Random(1)
         chosen.shuffle(ids)
+        # Decoding does not last as long as the whole test.
+        for job_id in sounds:
+            ids.insert(chosen.randrange(total // 10), job_id)
         with ThreadPoolExecutor(4) as pool:
             for job_id in ids:
                 pool.submit(watch.cancel, job_id)
@@ -68,19 +69,18 @@ def test_a_cancelled_job_stops_wherever_it_is(scale: float, report: Report) -> N
         )
 
 
-def _spread(made: Cluster, total: int) -> list[str]:
-    """So many jobs, a share of them held at each place."""
-    share = total // 5
+def _spread(made: Cluster, total: int) -> tuple[list[str], list[str]]:
+    """So many jobs, a share of them held at each place; those that decode real sound, and the others."""
+    share, sound = total // 5, noise(made.folder / "in" / "noise.wav", 20 * 60)
     in_slots = [Script(f"slot-{n}", spans=2, span_s=LONG_S) for n in range(share)]
     delivering = [Script(f"deliver-{n}") for n in range(2 * share)]
     ids = made.submit([*in_slots, *delivering])
-    made.until(lambda: _running(made) >= {"span", "deliver"}, 60, "nothing is delivered")
-    sound = noise(made.folder / "in" / "noise.wav", 20 * 60)
-    ids += [made.submit_file(sound) for _ in range(max(2, total // 100))]
+    sounds = [made.submit_file(sound) for _ in range(max(2, total // 100))]
+    made.until(lambda: "deliver" in _running(made), 60, "nothing is delivered")
+    ids += made.submit([Script(f"prepare-{n}", prepare_s=LONG_S) for n in range(share)])
+    ids += made.submit([Script(f"queued-{n}") for n in range(total - len(ids) - len(sounds))])
     made.until(lambda: _decoding(made), 60, "nothing is decoded")
-    preparing = [Script(f"prepare-{n}", prepare_s=LONG_S) for n in range(share)]
-    ids += made.submit(preparing)
-    return ids + made.submit([Script(f"queued-{n}") for n in range(total - len(ids))])
+    return sounds, ids
 
 
 def noise(path: Path, length_s: int) -> Path:
