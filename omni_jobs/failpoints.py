@@ -13,6 +13,7 @@ NAMES = frozenset(
     {
         "claim.taken",  # the claim is committed, nothing is begun
         "prepare.reserved",  # the snapshot's prefix has a row, nothing is put
+        "prepare.copying",  # a piece of the source is read
         "prepare.copied",  # the snapshot is put, its row does not say so
         "prepare.kept",  # the snapshot is noted, nothing is cut
         "prepare.put",  # some canonical media are put

@@ -97,7 +97,7 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
         mine = {"unit_id": unit.unit_id, "generation": unit.generation}
         patient(lambda: objects.reserve(db, prefix=key, tenant_id=unit.tenant_id, job_id=unit.job_id, **mine))
         reach("prepare.reserved")
-        stored = snapshot.take(context.parts, source, key, context.part(0.0, 0.03))
+        stored = snapshot.take(context.parts, source, key, _copying(context.part(0.0, 0.03)))
         reach("prepare.copied")
         kept = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
         patient(lambda: sources.keep_snapshot(db, unit, source["source_id"], **kept))
@@ -105,6 +105,14 @@ def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
     if not source["size_bytes"]:
         raise SourceError(ErrorType.EMPTY, "expected a file with content, got one of 0 bytes")
     return source
+
+
+def _copying(tell: Callable[[float], None]) -> Callable[[float], None]:
+    def copying(share: float) -> None:
+        reach("prepare.copying")
+        tell(share)
+
+    return copying
 
 
 def _fetch(unit: Claimed, context: Context, source: dict[str, Any], path: Path) -> BinaryIO:

@@ -93,7 +93,10 @@ def probe(file: BinaryIO, limits: Limits, **more: Any) -> "Script | Probe":
     file.seek(0)
     if said != b"{":
         return real_probe(file, limits, **more)
-    return Script.from_bytes(file.read())
+    try:
+        return Script.from_bytes(file.read())
+    except ValueError as error:
+        raise SourceError(ErrorType.UNREADABLE, "the file ends before the end it promises") from error
 
 
 def cut(cutting: Cutting, unit: Claimed, context: Context, found: "Script | Probe", options: Options) -> Prepared:
@@ -201,7 +204,10 @@ class Fake:
         pass
 
     def _steps(self) -> None:
+        begun = time.monotonic()
         while True:
+            # Work takes its time, not its number of steps; a freeze is no work.
+            passed_s, begun = min(time.monotonic() - begun, 0.1), time.monotonic()
             self._wanted.wait()
             with self._lock:
                 batch = list(self._running.values())
@@ -211,11 +217,11 @@ class Fake:
             self._flight.step([one.request.unit_id for one in batch if not one.entered])
             for one in batch:
                 one.entered = True
-                self._step(one)
+                self._step(one, passed_s)
             time.sleep(self.STEP_S)
 
-    def _step(self, one: Running) -> None:
-        one.left_s -= self.STEP_S
+    def _step(self, one: Running, passed_s: float) -> None:
+        one.left_s -= passed_s
         try:
             poison = one.script.strikes(one.at) if one.script else ""
             if one.cancelled:
