@@ -197,16 +197,18 @@ class FileStore:
         with _filed(key):
             part = _draft(path.parent)
         try:
-            with part:
-                # What the source raises is not the store's.
-                while piece := source.read(PART_BYTES):
-                    with _filed(key):
-                        part.write(piece)
+            # What the source raises is not the store's.
+            while piece := source.read(PART_BYTES):
                 with _filed(key):
-                    part.flush()
-                    os.fsync(part.fileno())
-                    os.replace(part.name, path)
+                    part.write(piece)
+            with _filed(key):
+                part.flush()
+                os.fsync(part.fileno())
+                part.close()
+                os.replace(part.name, path)
         except BaseException:
+            with suppress(OSError):
+                part.close()  # it tries once more to write what found no room
             with suppress(OSError):
                 os.unlink(part.name)
             raise
