@@ -104,11 +104,17 @@ def _listen(settings: Settings, pool: Pool, pump: Pump) -> None:
     signals.worker_ready.connect(lambda *_, **__: log.info("worker.ready"), weak=False)
     # As root in a container there is nobody else; a message that is not JSON is refused, so nothing can be run by one.
     warnings.filterwarnings("ignore", message="(?s).*superuser privileges", category=RuntimeWarning)
-    pump.start()
+
+    class Beginning(Listener):
+        def start(self) -> None:
+            # Celery heeds signals by now: one that came before would have ended us with units in hand.
+            pump.start()
+            super().start()
+
     controller: WorkController = app.Worker(
         pool="threads",
         concurrency=1,
-        consumer_cls=Listener,
+        consumer_cls=Beginning,
         queues=[queue_of(pool.value)],
         hostname=f"{pool.value}-{os.getpid()}@{socket.gethostname()}",
         without_gossip=True,
