@@ -29,7 +29,10 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
     prefix = unit.prefix
     files = render(result)
     reach("deliver.assembled")
-    artifacts = [_put(context, prefix, rendered) for rendered in files]
+    artifacts: list[dict[str, Any]] = []
+    for number, rendered in enumerate(files):
+        context.report(0.3 + 0.6 * number / len(files))
+        artifacts.append(_put(context, prefix, rendered))
     keys = {artifact["name"]: artifact["key"] for artifact in artifacts}
     artifacts.append(_put(context, prefix, manifest(unit.job_id, unit.revision, unit.generation, files, keys)))
     reach("deliver.verified")
