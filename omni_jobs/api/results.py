@@ -15,6 +15,7 @@ from omni_jobs.api.parts import Parts, Use
 from omni_jobs.api.problems import NotTaken
 from omni_jobs.api.tags import has
 from omni_jobs.errors import Conflict, NotFound
+from omni_jobs.formats import SUFFIX_OF
 from omni_jobs.job import JobState
 from omni_jobs.result import json_schema
 from omni_jobs.store import jobs, results
@@ -29,7 +30,6 @@ FORMAT_OF = {
     "application/x-subrip": "srt",
     "text/markdown": "md",
 }
-LONG_SUFFIX = {"json": "result.json", "manifest": "manifest.json"}
 
 
 @router.head("/v1/jobs/{job_id}/result", include_in_schema=False)
@@ -64,7 +64,7 @@ async def result(
 def file_name(job_name: str, format: str) -> str:
     """What a saved result is called: `talk.mp4` gives `talk.srt`, `talk.result.json`, `talk.manifest.json`."""
     stem = PurePosixPath(job_name).stem or "result"
-    return f"{stem}.{LONG_SUFFIX.get(format, format)}"
+    return f"{stem}{SUFFIX_OF.get(format, f'.{format}')}"
 
 
 def _artifact(parts: Parts, job_id: str, format: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,9 +18,9 @@ from typing import Any
 
 from omni_jobs.errors import UsageError
 from omni_jobs.formats import FILED, SUFFIX_OF
+from omni_jobs.intake.names import LONGEST_NAME_BYTES, fitting
 
 # A file name has at most 255 bytes; the longest suffix and a number need room.
-LONGEST_NAME_BYTES = 230
 CHUNK_BYTES = 1 << 20
 
 Fetch = Callable[[str], Iterable[bytes]]
@@ -147,15 +147,11 @@ def _distinct(sources: Sequence[Path]) -> dict[Path, str]:
 
 
 def _names_for(source: Path) -> Iterator[str]:
-    yield _fitting(source.stem)
-    full = _fitting(source.name)
+    yield fitting(source.stem)
+    full = fitting(source.name)
     yield full
     for number in count(2):
         yield f"{full}.{number}"
-
-
-def _fitting(name: str) -> str:
-    return os.fsencode(name)[:LONGEST_NAME_BYTES].decode(errors="ignore") if _too_long(name) else name
 
 
 def _too_long(name: str) -> bool:

@@ -13,8 +13,9 @@ import typer
 
 from omni_jobs.cli.examples import examples
 from omni_jobs.cli.terminal import plain
-from omni_jobs.cli.times import moment_of, seconds_of
+from omni_jobs.cli.times import seconds_of
 from omni_jobs.errors import ErrorType, Problem, UsageError
+from omni_jobs.moments import moment_of
 
 if TYPE_CHECKING:
     from omni_jobs.cli.follow import Entry, Run

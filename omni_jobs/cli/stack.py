@@ -15,8 +15,8 @@ import typer
 
 from omni_jobs.cli.examples import examples
 from omni_jobs.cli.run import Deadline, OnGap, Priority
-from omni_jobs.cli.times import moment_of
 from omni_jobs.errors import Refused, UsageError
+from omni_jobs.moments import moment_of
 
 if TYPE_CHECKING:
     from omni_jobs.embedded.state import State

@@ -16,6 +16,7 @@ from omni_jobs.intake.bucket import Bucket
 from omni_jobs.intake.folder import Folder
 from omni_jobs.intake.lister import Lister, Watched
 from omni_jobs.intake.submit import Intake
+from omni_jobs.intake.terms import NONE, Terms
 from omni_jobs.settings import Settings
 from omni_jobs.store import open_database, schema
 from omni_jobs.store.database import is_outage
@@ -24,7 +25,7 @@ from omni_jobs.store.database import is_outage
 STOP_TIMEOUT_S = 3.0
 EXAMPLES = """examples:
   python -m omni_jobs.intake watch /srv/inbox
-  python -m omni_jobs.intake watch s3://media/inbox"""
+  python -m omni_jobs.intake watch s3://media/inbox --priority -10 --deadline +1d"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,11 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
         "watch", help=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     watch.add_argument("target", help="a folder, or s3://bucket/prefix")
-    target = parser.parse_args(arguments).target
+    watch.add_argument("--priority", type=int, default=0, metavar="N", help="the higher goes first")
+    watch.add_argument("--deadline", default="", metavar="TIME", help="a moment, or +2h from when a file is taken in")
+    watch.add_argument("--on-gap", choices=("partial", "fail"), default="partial")
+    given = parser.parse_args(arguments)
+    terms = Terms(given.priority, given.deadline, given.on_gap)
     try:
         settings = Settings()  # pyright: ignore[reportCallIssue]
         telemetry.set_up(settings, process="watch")
-        serve(target, settings)
+        terms.fields()
+        serve(given.target, settings, terms)
     except ValidationError as error:
         print(f"omni-jobs watch: a setting cannot be used: {error}", file=sys.stderr)
         return 2
@@ -48,22 +54,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def place_of(target: str, settings: Settings) -> Watched:
+def place_of(target: str, settings: Settings, terms: Terms = NONE) -> Watched:
     """
     Raises:
         UsageError: no folder, and no bucket that we read.
     """
     if target.startswith("s3://"):
-        return Bucket(target, settings)
-    return Folder(Path(target), settings.max_upload_bytes)
+        return Bucket(target, settings, terms)
+    return Folder(Path(target), settings.max_upload_bytes, terms)
 
 
-def serve(target: str, settings: Settings) -> None:
+def serve(target: str, settings: Settings, terms: Terms = NONE) -> None:
     """Watch until SIGTERM or SIGINT."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    place = place_of(target, settings)
+    place = place_of(target, settings, terms)
     db = open_database(settings.database_url, size=2, application="omni-jobs watch")
     while not stop.is_set():
         try:

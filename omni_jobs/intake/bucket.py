@@ -15,6 +15,7 @@ from omni_jobs.intake.names import is_hidden, is_media
 from omni_jobs.intake.outputs import Output
 from omni_jobs.intake.places import allowed_bucket, is_internal, object_uri
 from omni_jobs.intake.submit import Intake, Submission
+from omni_jobs.intake.terms import NONE, Terms
 from omni_jobs.settings import Settings
 
 RESULTS = "omni-results"
@@ -25,14 +26,14 @@ NAMES = frozenset({"result.json", "text.txt", "result.md", "subtitles.srt", "sub
 class Bucket:
     """Raises UsageError for a target that is none, or a bucket that we do not read."""
 
-    def __init__(self, target: str, settings: Settings) -> None:
+    def __init__(self, target: str, settings: Settings, terms: Terms = NONE) -> None:
         parts = urlsplit(target)
         if parts.scheme != "s3" or not parts.netloc:
             raise UsageError(f"expected s3://bucket/prefix, got {target!r}")
         allowed_bucket(parts.netloc, settings)
         prefix = parts.path.strip("/")
         self._bucket, self._prefix = parts.netloc, f"{prefix}/" if prefix else ""
-        self._settings = settings
+        self._settings, self._terms = settings, terms
         self._store = S3Store(s3_client(settings), self._bucket)
 
     @property
@@ -59,6 +60,7 @@ class Bucket:
             Submission(
                 uri=object_uri(self._bucket, seen.object),
                 origin="bucket",
+                **self._terms.fields(),
                 origin_ref={"watch": self.name, "key": seen.object, "version": seen.version},
                 ledger_id=ledger_id,
             )

@@ -14,6 +14,7 @@ from omni_jobs.intake.lister import Changed, NoPlace, Seen, Stopped
 from omni_jobs.intake.names import is_hidden, is_media
 from omni_jobs.intake.outputs import Output
 from omni_jobs.intake.submit import Intake, Submission
+from omni_jobs.intake.terms import NONE, Terms
 from omni_jobs.intake.within import Within
 from omni_jobs.store.database import new_id
 
@@ -33,14 +34,14 @@ NO_PLACE = frozenset(
 class Folder:
     """Raises UsageError where there is no such folder."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, terms: Terms = NONE) -> None:
         try:
             self._root = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:
             raise UsageError(f"cannot watch {path}: {error}") from error
         if not self._root.is_dir():
             raise UsageError(f"cannot watch {path}: it is not a folder")
-        self._max_bytes = max_bytes
+        self._max_bytes, self._terms = max_bytes, terms
 
     @property
     def name(self) -> str:
@@ -72,6 +73,7 @@ class Folder:
                 name=path.name,
                 job_id=job_id,
                 origin="folder",
+                **self._terms.fields(),
                 origin_ref={"watch": self.name, "path": seen.object, "version": seen.version},
                 ledger_id=ledger_id,
             )

@@ -28,7 +28,8 @@ def kill_holder(stack: Running, job: str, pool: str, timeout_s: float = 60.0) ->
     """SIGKILL the worker that runs a unit of this job and pool, as soon as there is one."""
     query = """
         select u.unit_id, u.kind, w.pid from omni.units u join omni.workers w using (worker_id)
-        where u.job_id = %s and u.pool = %s and u.state = 'running' limit 1"""
+        where u.job_id = %s and u.pool = %s and u.state = 'running'
+          and u.claimed_at < now() - interval '50 ms' limit 1"""
     end = time.monotonic() + timeout_s
     import psycopg
     from psycopg.rows import dict_row

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from omni_jobs.cli.progress import Lines, Table, place_of
-from omni_jobs.cli.times import clock, moment_of, seconds_of, size
+from omni_jobs.cli.times import clock, seconds_of, size
 from omni_jobs.errors import UsageError
+from omni_jobs.moments import moment_of
 from tests.omni_jobs.cli.fake_api import MEDIA_PROGRESS, RUNNING
 
 PATH = Path("/x/talk.wav")

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from omni_jobs.errors import UsageError
 from omni_jobs.intake.folder import Folder
 from omni_jobs.intake.lister import Changed, Lister, Stopped
 from omni_jobs.intake.submit import Intake
+from omni_jobs.intake.terms import Terms
 from omni_jobs.result import Result
 from omni_jobs.settings import Settings
 from omni_jobs.store import jobs, ledger, tenants
@@ -536,3 +538,30 @@ def test_a_watcher_killed_again_and_again_makes_one_job_of_each_file(
 def test_a_target_that_is_no_folder_is_said_so(settings: Settings, tmp_path: Path) -> None:
     process = start(tmp_path / "none", settings)
     assert process.wait(30) == 1
+
+
+def test_a_watcher_asks_on_its_terms(inbox: Path, intake: Intake, settings: Settings, db: Engine) -> None:
+    place = Folder(inbox, settings.max_upload_bytes, Terms(-10, "+1d", "fail"))
+    (inbox / "a.wav").write_bytes(b"RIFF")
+    (seen,) = place.look()
+    known = {"watch": place.name, "object": seen.object, "version": seen.version}
+    row = ledger.see(db, tenant_id=settings.tenant, size_bytes=4, **known)
+    place.take(seen, intake, row or "", threading.Event())
+    with db.connect() as tx:
+        (found,) = rows(
+            tx,
+            """
+            select priority, due_at - now() as left, options ->> 'on_gap' as on_gap from omni.jobs
+            where origin_ref ->> 'watch' = :watch
+            """,
+            watch=place.name,
+        )
+    assert (found["priority"], found["on_gap"]) == (-10, "fail")
+    assert timedelta(hours=23) < found["left"] <= timedelta(days=1)
+
+
+def test_a_deadline_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from omni_jobs.intake.__main__ import main
+
+    assert main(["watch", str(tmp_path), "--deadline", "soon"]) == 1
+    assert "expected a time" in capsys.readouterr().err

@@ -15,7 +15,17 @@ from workers.backends.embedded import weights
 from workers.inputs import CanonicalAudio
 
 pytest.importorskip("faster_whisper")
-from workers.backends.embedded.speech import Speech, doubtful, looping, merged, padded, windows, words_of
+from workers.backends.embedded.speech import (
+    WINDOW_S,
+    Speech,
+    cut_long,
+    doubtful,
+    looping,
+    merged,
+    padded,
+    windows,
+    words_of,
+)
 
 START_S = 60.0
 
@@ -135,6 +145,27 @@ def test_windows_never_share_sound_and_keep_to_thirty_seconds() -> None:
     assert all(b - a <= 30.0 for a, b in clips)
     assert all(a[1] <= b[0] + 1e-9 for a, b in pairwise(clips))
     assert clips[0][0] >= 0.0 and clips[-1][1] <= 140.0
+
+
+def test_speech_without_a_pause_is_cut_between_words() -> None:
+    rate, length_s = 16_000, 70
+    samples = (np.random.default_rng(3).normal(0, 3000, rate * length_s)).astype(np.int16)
+    hushes = [12.0, 21.5, 27.0, 33.0, 48.2, 60.0]  # where one word ends and the next has not begun
+    for at_s in hushes:
+        samples[round((at_s - 0.1) * rate) : round((at_s + 0.1) * rate)] //= 20
+    found = windows(cut_long([(0.5, 68.0)], samples))
+    assert (found[0][0], found[-1][1]) == (0.5, 68.0)
+    assert all(b - a <= WINDOW_S for a, b in found)
+    for (_, end_s), (start_s, _) in pairwise(found):
+        assert end_s == start_s and min(abs(end_s - at_s) for at_s in hushes) < 0.05
+
+
+def test_speech_that_is_a_little_too_long_leaves_no_crumb() -> None:
+    samples = np.full(16_000 * 40, 1000, np.int16)
+    samples[16_000 * 29 :] = 0
+    (a, b), (c, d) = cut_long([(0.0, 29.5)], samples)
+    assert a == 0.0 and b == c and d == 29.5 and d - c >= 2.0
+    assert cut_long([(1.0, 30.0)], samples) == [(1.0, 30.0)]
 
 
 def test_what_is_heard_again_fills_gaps_only() -> None:

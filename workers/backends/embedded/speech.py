@@ -1,7 +1,9 @@
 """Speech to text: Whisper in CTranslate2, on windows that we cut ourselves.
 
-Whisper hears 30 s at a time. A window never begins or ends inside speech, and it is never glued together from
-pieces: both cost words (measured over 18 minutes: 10.3 % word errors, 13.5 % with faster-whisper's own `vad_filter`).
+Whisper hears 30 s at a time. A window begins and ends in a pause, and it is never glued together from pieces: both
+cost words (measured over 18 minutes: 10.3 % word errors, 13.5 % with faster-whisper's own `vad_filter`). Who speaks
+longer than that without a pause of 0.3 s is cut where it is quietest: in 37 stretches of read speech without a pause 8
+such cuts fall inside a word, 29 in the middle of the stretch.
 Decoding is greedy and holds one source, so the same samples give the same answer whatever came before.
 What no detector took for speech is never shown to the model: it would make up words for it.
 """
@@ -24,6 +26,8 @@ from workers.speech.activity import Span, joined, speech_spans, uncovered
 
 WINDOW_S = 29.0  # room for the padding below Whisper's 30 s
 PAD_S = 0.3
+HUSH_S = 0.16  # without a pause a window ends in the quietest stretch of so long, in its second half
+LEAST_S = 2.0  # of speech after such a cut
 UTTERANCE_PAUSE_S = 0.6  # rung 1: a pause of so long ends an utterance
 MISSED_S = 1.5  # speech of so long without a segment is asked again
 DOUBTFUL_LOGPROB = -1.0
@@ -95,7 +99,7 @@ class Speech:
             Cancelled: `cancelled` became true; it is asked before each segment.
         """
         self._check(language)
-        spans = _within(speech_spans(audio.samples, threads=1), ranges, audio.start_s)
+        spans = cut_long(_within(speech_spans(audio.samples, threads=1), ranges, audio.start_s), audio.samples)
         method = "spans" if rung == 0 else "utterances"
         if not spans:
             on_progress(1.0)
@@ -165,6 +169,27 @@ class Speech:
 class _Heard:
     segment: SpokenSegment
     compression: float
+
+
+def cut_long(spans: Sequence[Span], samples: NDArray[np.int16]) -> list[Span]:
+    """Spans that fit a window; longer ones are cut where they are quietest."""
+    out: list[Span] = []
+    for start_s, end_s in spans:
+        while end_s - start_s > WINDOW_S:
+            at_s = _quietest(samples, start_s + WINDOW_S / 2, min(start_s + WINDOW_S, end_s - LEAST_S))
+            out.append((start_s, at_s))
+            start_s = at_s
+        out.append((start_s, end_s))
+    return out
+
+
+def _quietest(samples: NDArray[np.int16], low_s: float, high_s: float) -> float:
+    """The middle of the quietest stretch of `HUSH_S` between two times."""
+    first, hush = round(low_s * RATE_HZ), round(HUSH_S * RATE_HZ)
+    power = np.concatenate([[0.0], np.cumsum(samples[first : round(high_s * RATE_HZ)].astype(np.float64) ** 2)])
+    if len(power) <= hush:
+        return high_s
+    return (first + int(np.argmin(power[hush:] - power[:-hush])) + hush / 2) / RATE_HZ
 
 
 def windows(spans: Sequence[Span]) -> list[Span]:
