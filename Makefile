@@ -38,7 +38,7 @@ demo: $(VENV)/.samples  ## three kinds of real input, from file to a row in SQL
 
 test: $(VENV)/.dev $(VENV)/.samples check  ## everything CI runs
 	@$(BIN)/python -m pytest tests/flow -m 'not slow and not gpu'
-	$(BIN)/python -m pytest tests/faults -m 'not slow and not gpu'
+	$(BIN)/python -m pytest tests/faults -m 'not slow and not gpu' -n 3 --dist load
 	$(BIN)/python -m pytest --ignore tests/flow --ignore tests/faults -m 'not slow and not gpu' -n 2 --dist loadfile
 
 test-full: $(VENV)/.dev $(VENV)/.samples check  ## also what takes minutes

@@ -20,15 +20,19 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     made = Report(request.node.name)
     yield made
     made.seconds = time.monotonic() - made.started
-    request.config.stash.setdefault(ROWS, []).append(made)
-
-
-ROWS = pytest.StashKey[list[Report]]()
+    # It travels with the test's report, from whichever process ran it.
+    request.node.user_properties.append(("faults", made.line()))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    rows = terminalreporter.config.stash.get(ROWS, [])
-    if rows:
+    said = {
+        line
+        for reports in terminalreporter.stats.values()
+        for one in reports
+        for name, line in getattr(one, "user_properties", ())
+        if name == "faults"
+    }
+    if said:
         terminalreporter.section("faults")
-        for one in rows:
-            terminalreporter.write_line(one.line())
+        for line in sorted(said):
+            terminalreporter.write_line(line)

@@ -34,6 +34,7 @@ class FakeApi:
         retried: (job, body) of every retry.
         outages: so many requests are answered with 503 first.
         submitted: (name, request, attach) of every submission.
+        looks: by job, how often it was looked at.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class FakeApi:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.contents: dict[str, bytes] = {}
         self.events: list[dict[str, Any]] = []
-        self._looks: dict[str, int] = {}
+        self.looks: dict[str, int] = {}
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -84,7 +85,7 @@ class FakeApi:
             job = self.jobs.get(job_id)
             if job is not None and job["state"] in ("queued", "running"):
                 script = self.scripts.get(job["name"], [RUNNING, DONE])
-                seen = self._looks[job_id] = self._looks.get(job_id, -1) + 1
+                seen = self.looks[job_id] = self.looks.get(job_id, -1) + 1
                 job.update(copy.deepcopy(script[min(seen, len(script) - 1)]))
             return copy.deepcopy(job)
 

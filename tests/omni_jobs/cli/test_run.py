@@ -412,11 +412,11 @@ def test_without_a_terminal_progress_is_plain_lines(api: FakeApi, served: Path) 
 
 
 def waiting_run(api: FakeApi, *words: str) -> "subprocess.Popen[str]":
-    """A command that watches a job that does not end."""
+    """A command that watches a job that does not end, and has seen it run: it has come to look again."""
     api.scripts["slow.wav"] = [RUNNING]
     process = start("run", "slow.wav", *words)
     deadline = time.monotonic() + 15
-    while not any(job["state"] == "running" for job in api.jobs.values()):
+    while not any(looks > 1 for looks in api.looks.values()):
         assert time.monotonic() < deadline, process.communicate(timeout=1)
         time.sleep(0.02)
     return process
