@@ -12,9 +12,10 @@
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import kombu.exceptions
-import redis
 from sqlalchemy import Engine
 
 from omni_jobs import __version__, telemetry
@@ -31,7 +32,28 @@ from workers.patience import patient
 from workers.processes import host, is_alive, started_at
 
 log = telemetry.get_logger()
-EXPIRE_EVERY = 60  # turns
+COLLECT_S = 2.0
+EXPIRE_S = 60.0
+
+
+@dataclass(slots=True)
+class Duty:
+    """Something to be done again and again; if it fails, the others are done all the same."""
+
+    name: str
+    every_s: float
+    action: Callable[[], object]
+    due_at: float = 0.0
+
+    def do(self, counters: Counters) -> None:
+        if time.monotonic() < self.due_at:
+            return
+        self.due_at = time.monotonic() + self.every_s
+        try:
+            self.action()
+        except Exception as error:
+            counters.add("duties_failed", duty=self.name)
+            log.warning("duty.failed", duty=self.name, error=f"{type(error).__name__}: {error}"[:300])
 
 
 def serve(settings: Settings) -> None:
@@ -58,23 +80,19 @@ def serve(settings: Settings) -> None:
         ),
         stop,
     )
-    turn = 0
+    keep_sources = settings.keep_sources == "copy"
+    duties = (
+        Duty("beat", 0.0, lambda: workers.beat(db, worker_id, {}, counters.totals())),
+        Duty("recover", 0.0, lambda: recover(db, settings, counters)),
+        Duty("regulate", 0.0, lambda: pools.regulate(db, ready_s=settings.ready_s, ready_bytes=settings.ready_bytes)),
+        Duty("explain", 0.0, lambda: pools.explain(db, settings.lease_s)),
+        Duty("wake", 0.0, lambda: wake(db, bell, settings.lease_s)),
+        Duty("collect", COLLECT_S, lambda: collect(db, blobs, counters, keep_sources=keep_sources)),
+        Duty("expire", EXPIRE_S, lambda: expire(db, settings.keep_days)),
+    )
     while not stop.wait(settings.poll_s):
-        turn += 1
-        try:
-            workers.beat(db, worker_id, {}, counters.totals())
-            recover(db, settings, counters)
-            pools.regulate(db, ready_s=settings.ready_s, ready_bytes=settings.ready_bytes)
-            pools.explain(db, settings.lease_s)
-            _wake(db, bell, settings.lease_s)
-            if turn % 2 == 0:
-                collect(db, blobs, counters, keep_sources=settings.keep_sources == "copy")
-            if turn % EXPIRE_EVERY == 0 and settings.keep_days:
-                while jobs.expire(db, settings.keep_days):
-                    pass
-        except Exception as error:
-            counters.add("duties_failed")
-            log.warning("duty.failed", error=f"{type(error).__name__}: {error}"[:300])
+        for duty in duties:
+            duty.do(counters)
     workers.leave(db, worker_id, counters.totals())
     bell.close()
     db.dispose()
@@ -103,14 +121,6 @@ def recover(db: Engine, settings: Settings, counters: Counters) -> dict[Outcome,
     return taken
 
 
-def _wake(db: Engine, bell: Bell, lease_s: float) -> None:
-    """A broker that is away does not keep us from our other duties."""
-    try:
-        wake(db, bell, lease_s)
-    except (redis.RedisError, kombu.exceptions.OperationalError) as error:
-        log.warning("broker.away", error=str(error)[:200])
-
-
 def wake(db: Engine, bell: Bell, lease_s: float) -> None:
     """One message for each live worker that could take something, no more."""
     ready = claims.waiting(db)
@@ -136,3 +146,9 @@ def collect(db: Engine, blobs: BlobStore, counters: Counters, *, keep_sources: b
     reach("collect.deleted")
     objects.dropped(db, [one["prefix"] for one in found])
     return len(found)
+
+
+def expire(db: Engine, keep_days: float) -> None:
+    """Delete the jobs that are older than they may be; 0 days: none ever is."""
+    while keep_days and jobs.expire(db, keep_days):
+        pass

@@ -11,7 +11,7 @@ from tests.faults.report import Report
 
 @pytest.fixture(scope="session")
 def scale(request: pytest.FixtureRequest) -> float:
-    return float(request.config.getoption("--scale"))
+    return float(str(request.config.getoption("--scale")))
 
 
 @pytest.fixture

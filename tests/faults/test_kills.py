@@ -12,8 +12,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 def start_four(made: Cluster) -> None:
-    made.start("maintain")
-    for pool in ("cpu", "gpu", "gpu", "io"):
+    for pool in ("maintain", "maintain", "cpu", "gpu", "gpu", "io"):
         made.start(pool)
 
 
