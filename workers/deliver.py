@@ -91,7 +91,7 @@ def _outcome(one: dict[str, Any]) -> UnitOutcome:
 
 
 def _result(unit: Claimed, context: Context, outcomes: list[SourceOutcome], assembled: list[SourceResult]) -> Result:
-    job = jobs.get(context.parts.db, unit.tenant_id, unit.job_id)
+    job = jobs.origin(context.parts.db, unit.job_id)
     dead = any(one.state is UnitState.DEAD and one.kind not in ADDING for outcome in outcomes for one in outcome.units)
     gaps = any(gaps_of(source.coverage) or source.error for source in assembled)
     identity = context.parts.identity

@@ -82,7 +82,8 @@ def _wait_for_room(context: Context, unit: Claimed, needed_bytes: float = 0) -> 
     least = context.parts.settings.min_free_bytes + int(needed_bytes)
     if free < least:
         raise NotNow(f"waiting for free disk: {free >> 20} MiB of at least {least >> 20} MiB are free", DISK_RETRY_S)
-    jobs.wait_reason(context.parts.db, unit.job_id, None)
+    if unit.waiting:
+        jobs.wait_reason(context.parts.db, unit.job_id, None)
 
 
 def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Claimed:
 
     Attributes:
         prefix: where this attempt may put objects; they live if it succeeds and are collected if not.
+        waiting: what its job was said to wait for.
     """
 
     unit_id: str
@@ -40,6 +41,7 @@ class Claimed:
     secret: dict[str, Any] = field(repr=False)
     seconds_left: float
     prefix: str = ""
+    waiting: str | None = None
 
 
 # One statement. `backlog` steps over the index from one (kind, tenant) to the next, so it costs a probe for each tenant
@@ -104,7 +106,7 @@ with recursive allowed as (
 )
 select t.unit_id, t.job_id, t.tenant_id, t.source_id, t.revision, t.generation, t.kind, t.position, t.input, t.rung,
   j.options, j.reuse, j.secret, t.time_limit_s as seconds_left, coalesce(p.prefix, '') as prefix,
-  j.state as job_state, t.cost, n.clock, n.weight
+  j.waiting, j.state as job_state, t.cost, n.clock, n.weight
 from taken t join omni.jobs j using (job_id) join placed p using (unit_id) join nearest n on n.tenant_id = t.tenant_id
 """
 

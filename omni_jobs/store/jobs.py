@@ -247,7 +247,7 @@ def _earlier(tx: Connection, job: NewJob) -> str | None:
 
 
 def _of_ledger(db: Engine, ledger_id: str) -> str:
-    with db.connect() as tx:
+    with auto(db) as tx:
         found = row(tx, "select job_id from omni.ledger where ledger_id = :id", id=ledger_id)
     return str(found["job_id"]) if found else ""
 
@@ -258,7 +258,7 @@ def get(db: Engine, tenant_id: str, job_id: str) -> dict[str, Any]:
     Raises:
         NotFound: this tenant has no such job.
     """
-    with db.connect() as tx:
+    with auto(db) as tx:
         found = row(
             tx, VIEW + "where j.job_id = :job_id and j.tenant_id = :tenant_id", job_id=job_id, tenant_id=tenant_id
         )
@@ -273,7 +273,7 @@ def mark(db: Engine, tenant_id: str, job_id: str) -> str:
     Raises:
         NotFound: this tenant has no such job.
     """
-    with db.connect() as tx:
+    with auto(db) as tx:
         found = row(
             tx,
             """
@@ -290,11 +290,19 @@ def mark(db: Engine, tenant_id: str, job_id: str) -> str:
     return found["mark"]
 
 
+def origin(db: Engine, job_id: str) -> dict[str, Any]:
+    """{created_at, reused_from} of a job that exists."""
+    with auto(db) as tx:
+        found = row(tx, "select created_at, reused_from from omni.jobs where job_id = :job_id", job_id=job_id)
+    assert found is not None
+    return found
+
+
 def list_page(
     db: Engine, tenant_id: str, *, limit: int = 50, before: str | None = None, state: str | None = None
 ) -> list[dict[str, Any]]:
     """Jobs, newest first. `before` is the id of the last one of the page before (ids rise with time)."""
-    with db.connect() as tx:
+    with auto(db) as tx:
         return rows(
             tx,
             VIEW
@@ -462,7 +470,7 @@ def expire(db: Engine, keep_days: float, limit: int = 100) -> int:
 
 def wait_reason(db: Engine, job_id: str, reason: str | None) -> None:
     """Say what a job waits for, such as free disk; None when it goes on."""
-    with db.begin() as tx:
+    with auto(db) as tx:
         run(
             tx,
             "update omni.jobs set waiting = :reason where job_id = :job_id and waiting is distinct from :reason",
@@ -473,7 +481,7 @@ def wait_reason(db: Engine, job_id: str, reason: str | None) -> None:
 
 def now(db: Engine) -> datetime:
     """The database's clock: the only one that leases are measured with."""
-    with db.connect() as tx:
+    with auto(db) as tx:
         found = row(tx, "select now() as now")
     assert found is not None
     return found["now"]
