@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ from omni_jobs.embedded.home import Home
 from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.store import open_database, schema
 from omni_jobs.store.database import new_id
+
+# A shell makes what it starts in the background ignore SIGINT, and so would all that we start: nobody could press Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
