@@ -20,7 +20,7 @@ from omni_jobs.intake.places import allowed_place
 from omni_jobs.job import Pool, Task
 from omni_jobs.options import Options, TaskName
 from omni_jobs.settings import Settings
-from omni_jobs.store import jobs, ledger, objects, workers
+from omni_jobs.store import jobs, ledger, objects, submissions, workers
 from omni_jobs.store.database import is_outage, new_id
 
 MAX_NAME = 255
@@ -89,7 +89,9 @@ class Intake:
             TooMany: as many jobs are open as may be.
         """
         settings = self.settings
-        jobs.require_room(self.db, settings.tenant, max_open=settings.max_open_jobs, idempotency_key=idempotency_key)
+        submissions.require_room(
+            self.db, settings.tenant, max_open=settings.max_open_jobs, idempotency_key=idempotency_key
+        )
 
     def drop(self, job_id: str) -> None:
         """Delete bytes that will not become a job; best effort, because there may be no store."""
@@ -132,18 +134,18 @@ class Intake:
         source = job.sources[0]
         attach = bool(submission.attach and source.sha256 and not submission.password)
         if attach:
-            found = jobs.find_open(
+            found = submissions.find_open(
                 self.db, job.tenant_id, sha256=source.sha256 or "", name=source.name, options=job.options
             )
             if found is not None:
                 return Submitted(found, new=False, attached=True)
-        job_id, new = jobs.insert(self.db, job, max_open=self.settings.max_open_jobs, attach=attach)
+        job_id, new = submissions.insert(self.db, job, max_open=self.settings.max_open_jobs, attach=attach)
         if new:
             self._bell.wake(Pool.CPU.value)
         # Without a key only an open job can have stood in for this one.
         return Submitted(job_id, new, attached=attach and not new and submission.idempotency_key is None)
 
-    def _job_of(self, submission: Submission) -> jobs.NewJob:
+    def _job_of(self, submission: Submission) -> submissions.NewJob:
         check_metadata(submission.metadata)
         if len(json.dumps(submission.metadata)) > MAX_METADATA_BYTES:
             raise UsageError(f"metadata may have {MAX_METADATA_BYTES} bytes as JSON", pointer="/metadata")
@@ -151,7 +153,7 @@ class Intake:
         if submission.options.speakers:
             self._require_speakers()
         source = self._source_of(submission)
-        return jobs.NewJob(
+        return submissions.NewJob(
             tenant_id=self.settings.tenant,
             sources=(source,),
             options=options.storable(),
@@ -177,15 +179,15 @@ class Intake:
                 kind="unsupported",
             )
 
-    def _source_of(self, submission: Submission) -> jobs.NewSource:
+    def _source_of(self, submission: Submission) -> submissions.NewSource:
         if (stored := submission.stored) is not None:
             name = clean_name(submission.name) or "upload"
             uri = submission.uri or f"upload:{quote(name)}"
-            return jobs.NewSource(uri, name, stored.key, stored.sha256, stored.size_bytes)
+            return submissions.NewSource(uri, name, stored.key, stored.sha256, stored.size_bytes)
         place = allowed_place(submission.uri, self.settings)
         named = place.name if isinstance(place, Path) else place.key
         name = clean_name(submission.name) or clean_name(named)
-        return jobs.NewSource(submission.uri, name or "source")
+        return submissions.NewSource(submission.uri, name or "source")
 
 
 def with_tasks(options: Options, task: TaskName | list[TaskName]) -> Options:
@@ -212,7 +214,7 @@ def clean_name(name: str) -> str:
     return "" if shown in (".", "..") else shown[:MAX_NAME]
 
 
-def request_digest(submission: Submission, source: jobs.NewSource, options: Options) -> str:
+def request_digest(submission: Submission, source: submissions.NewSource, options: Options) -> str:
     """Of all that makes two requests the same. The password goes in as a slow hash: this is kept after it is gone."""
     password = b""
     if submission.password:

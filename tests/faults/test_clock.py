@@ -15,8 +15,8 @@ import omni_jobs
 import workers as workers_package
 from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Pool, UnitKind
-from omni_jobs.store import attempts, claims, jobs, objects, pools, workers
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store import attempts, claims, jobs, objects, pools, submissions, workers
+from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 from tests.faults.cluster import Killer, cluster
 from tests.faults.fake import Script
@@ -65,7 +65,7 @@ def test_no_statement_brings_a_time_of_our_own(db: Engine, sent: list[tuple[str,
     """A whole life with leases, losses, back-off and garbage: parameters are lengths of time, never a time of day."""
     source = (NewSource("upload:x.wav", "x.wav", "k", "0" * 64, 10),)
     for _ in range(3):
-        jobs.insert(db, NewJob("acme", source, {"summary": False}))
+        submissions.insert(db, NewJob("acme", source, {"summary": False}))
     worker = workers.register(db, pool="cpu", host="here", pid=1, pid_started=1, version="t", backend=None)
     first, second, third = claims.claim(db, worker, Pool.CPU, 3)
     workers.beat(db, worker, {first.unit_id: (1, 0.5)}, {"n": 1.0})

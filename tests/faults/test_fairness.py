@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Engine
 
 from omni_jobs.job import Pool, UnitKind
-from omni_jobs.store import attempts, claims, jobs, tenants, workers
+from omni_jobs.store import attempts, claims, submissions, tenants, workers
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.database import auto, rows, run
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 from tests.faults.cluster import Cluster, cluster
 from tests.faults.fake import Script
@@ -62,7 +62,7 @@ def flood(made: Cluster, tenant: str, script: Script, count: int) -> None:
     source = (NewSource(path.as_uri(), path.name),)
     options = {"summary": False, "word_times": False}
     for _ in range(count):
-        jobs.insert(made.db, NewJob(tenant, source, options, reuse=False))
+        submissions.insert(made.db, NewJob(tenant, source, options, reuse=False))
 
 
 def test_a_flood_at_most_doubles_the_wait_of_others(scale: float, report: Report) -> None:
@@ -123,7 +123,7 @@ def busy(made: Cluster, tenant: str) -> int:
 def crowd(db: Engine, tenant: str, count: int, cost: float = 1.0, **more: Any) -> list[str]:
     """Jobs whose prepare unit costs so much."""
     source = (NewSource("upload:x.wav", "x.wav", "k", "0" * 64, 10),)
-    ids = [jobs.insert(db, NewJob(tenant, source, {"summary": False}, **more))[0] for _ in range(count)]
+    ids = [submissions.insert(db, NewJob(tenant, source, {"summary": False}, **more))[0] for _ in range(count)]
     with db.begin() as tx:
         run(tx, "update omni.units set cost = :cost where job_id = any(cast(:ids as uuid[]))", cost=cost, ids=ids)
     return ids

@@ -24,11 +24,11 @@ from sqlalchemy import Engine
 
 from omni_jobs.errors import Conflict, ErrorType, NotFound, Problem
 from omni_jobs.job import JOB_MOVES, POOL_OF, UNIT_MOVES, JobState, Outcome, Pool, UnitKind, UnitState
-from omni_jobs.store import attempts, claims, jobs, open_database, pools, results, sources, workers
+from omni_jobs.store import attempts, claims, jobs, open_database, pools, results, sources, submissions, workers
 from omni_jobs.store.attempts import Ending, Fenced
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.database import auto, rows, run
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 from omni_jobs.store.workers import Verdict
 from tests.faults.report import Report
@@ -110,7 +110,7 @@ def clear(db: Engine) -> None:
 
 def make_job(db: Engine, n_sources: int = 1, *, summary: bool = False) -> str:
     files = tuple(NewSource(f"upload:{n}.wav", f"{n}.wav", f"k{n}", "0" * 64, 10) for n in range(n_sources))
-    return jobs.insert(db, NewJob(TENANT, files, {"summary": summary}, reuse=False))[0]
+    return submissions.insert(db, NewJob(TENANT, files, {"summary": summary}, reuse=False))[0]
 
 
 def make_worker(db: Engine) -> str:

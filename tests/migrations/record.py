@@ -22,7 +22,7 @@ from omni_jobs.embedded.home import Home
 from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Pool, UnitKind
-from omni_jobs.store import open_database, schema
+from omni_jobs.store import open_database, schema, submissions
 
 Statement = dict[str, Any]
 
@@ -65,7 +65,7 @@ def _plain(arguments: Any) -> Any:
 def scenario(db: Engine) -> None:
     """Submit, prepare, answer, fail, reject, lose, release, cancel, deliver."""
     from omni_jobs.store import attempts, claims, events, jobs, ledger, objects, pools, results, sources, units, workers
-    from omni_jobs.store.jobs import NewJob, NewSource
+    from omni_jobs.store.submissions import NewJob, NewSource
     from omni_jobs.store.units import NewUnit
 
     crew = {
@@ -77,7 +77,7 @@ def scenario(db: Engine) -> None:
         (unit,) = claims.claim(db, crew[pool], pool, 1)
         return unit
 
-    first, _ = jobs.insert(db, NewJob("acme", (NewSource("upload:a", "a"),), {}, metadata={"k": 1}), max_open=10)
+    first, _ = submissions.insert(db, NewJob("acme", (NewSource("upload:a", "a"),), {}, metadata={"k": 1}), max_open=10)
     prepare = one(Pool.CPU)
     workers.beat(db, crew[Pool.CPU], {prepare.unit_id: (prepare.generation, 0.5)}, {"wakes": 1})
     objects.reserve(db, prefix="acme/k", tenant_id="acme", job_id=first)
@@ -114,7 +114,7 @@ def scenario(db: Engine) -> None:
             content={prepare.source_id: {"segments": [segment]}},
         ),
     )
-    second, _ = jobs.insert(db, NewJob("acme", (NewSource("upload:b", "b"),), {}))
+    second, _ = submissions.insert(db, NewJob("acme", (NewSource("upload:b", "b"),), {}))
     one(Pool.CPU)
     workers.set_state(db, crew[Pool.CPU], "gone")
     attempts.reap(db)

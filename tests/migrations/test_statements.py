@@ -17,8 +17,8 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
 from omni_jobs.job import JobState, Pool, UnitKind
-from omni_jobs.store import attempts, claims, jobs, results, schema, workers
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store import attempts, claims, jobs, results, schema, submissions, workers
+from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 
 pytestmark = pytest.mark.servers
@@ -79,7 +79,7 @@ def work(db: Engine, tenant: str) -> str:
         pool: workers.register(db, pool=pool.value, host="n", pid=2, pid_started=2, version="new", backend=None)
         for pool in Pool
     }
-    job, _ = jobs.insert(db, NewJob(tenant, (NewSource("upload:n", "n"),), {}))
+    job, _ = submissions.insert(db, NewJob(tenant, (NewSource("upload:n", "n"),), {}))
     while jobs.get(db, tenant, job)["state"] in ("queued", "running"):
         for pool in Pool:
             for unit in claims.claim(db, crew[pool], pool, 100):

@@ -12,10 +12,10 @@ from omni_jobs.errors import ErrorType, Problem, SourceError
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.options import Options
 from omni_jobs.settings import Settings
-from omni_jobs.store import attempts, claims, jobs, reuse, sources, units, workers
+from omni_jobs.store import attempts, claims, jobs, reuse, sources, submissions, units, workers
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.database import rows
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 from tests.workers.parts import make_parts
 from tests.workers.results.make import spoken
@@ -51,7 +51,7 @@ def claim(db: Engine) -> Callable[[Pool], list[Claimed]]:
 def prepared(parts: Parts, claim: Any) -> str:
     """A job whose source is two spans and the speakers of both; gives its id."""
     options = Options(word_times=False, summary=False).model_dump(mode="json")
-    jobs.insert(parts.db, NewJob("acme", (NewSource("upload:a.wav", "a.wav"),), options))
+    submissions.insert(parts.db, NewJob("acme", (NewSource("upload:a.wav", "a.wav"),), options))
     (unit,) = claim(Pool.CPU)
     samples = (recording(TALK) * 32767).astype(np.int16)
     samples = np.pad(samples, (0, round((END_S - START_S) * RATE_HZ) - len(samples)))
@@ -171,7 +171,7 @@ def test_speech_is_prepared_with_speakers_where_they_can_be_had(
     (tmp_path / "jfk.flac").write_bytes((media / "speech" / "jfk.flac").read_bytes())
     options = Options(speakers=asked).model_dump(mode="json")
     source = NewSource((tmp_path / "jfk.flac").as_uri(), "jfk.flac")
-    jobs.insert(parts.db, NewJob("acme", (source,), options))
+    submissions.insert(parts.db, NewJob("acme", (source,), options))
     (unit,) = claim(Pool.CPU)
     prepare.run(unit, Context(parts, unit))
     found = units.answers(parts.db, unit.job_id, 1)

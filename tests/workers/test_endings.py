@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Engine, event
 
 from omni_jobs.job import Outcome, Pool, UnitKind
-from omni_jobs.store import claims, jobs, workers
+from omni_jobs.store import claims, jobs, submissions, workers
 from omni_jobs.store.attempts import Ending, Fenced
 from omni_jobs.store.claims import Claimed
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 from workers.endings import Endings
 
@@ -32,7 +32,7 @@ def claimed(db: Engine) -> Callable[[int], list[Claimed]]:
 
     def make(count: int) -> list[Claimed]:
         for _ in range(count):
-            jobs.insert(db, NewJob("acme", (NewSource("upload:a", "a"),), {}))
+            submissions.insert(db, NewJob("acme", (NewSource("upload:a", "a"),), {}))
         return claims.claim(db, worker, Pool.CPU, count)
 
     return make

@@ -15,8 +15,8 @@ from sqlalchemy import Engine, text
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.options import Options
 from omni_jobs.settings import Settings
-from omni_jobs.store import attempts, claims, jobs, units, workers
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store import attempts, claims, submissions, units, workers
+from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 from tests.workers.parts import make_parts
 from workers import infer
@@ -75,7 +75,9 @@ def parts(db: Engine, tmp_path: Path) -> Parts:
 def job(db: Engine, parts: Parts) -> str:
     """A job whose one span waits."""
     options = Options(summary=False, word_times=False).model_dump(mode="json")
-    job_id = jobs.insert(db, NewJob("acme", (NewSource("upload:a.wav", "a.wav", "k", "0" * 64, 10),), options))[0]
+    job_id = submissions.insert(db, NewJob("acme", (NewSource("upload:a.wav", "a.wav", "k", "0" * 64, 10),), options))[
+        0
+    ]
     worker = workers.register(db, pool="cpu", host="h", pid=1, pid_started=1, version="t", backend=None)
     (prepare,) = claims.claim(db, worker, Pool.CPU, 1)
     parts.blobs.put("span", CanonicalAudio(np.zeros(160_000, np.int16)).to_bytes(), "audio/wav")

@@ -17,9 +17,9 @@ from omni_jobs.errors import SourceError
 from omni_jobs.job import Pool
 from omni_jobs.options import Options
 from omni_jobs.settings import Settings
-from omni_jobs.store import claims, jobs, objects, reuse, sources, units, workers
+from omni_jobs.store import claims, jobs, objects, reuse, sources, submissions, units, workers
 from omni_jobs.store.claims import Claimed
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store.submissions import NewJob, NewSource
 from tests.workers.media.tiny import Writer, plain_pictures
 from tests.workers.media.tiny import tone as wave
 from tests.workers.parts import make_parts
@@ -58,7 +58,7 @@ def submit(db: Engine) -> Iterator[Callable[..., Claimed]]:
 
     def make(path: Path, uri: str = "", **options: Any) -> Claimed:
         source = NewSource(uri or path.as_uri(), path.name)
-        jobs.insert(db, NewJob("acme", (source,), Options(**options).model_dump(mode="json")))
+        submissions.insert(db, NewJob("acme", (source,), Options(**options).model_dump(mode="json")))
         (unit,) = claims.claim(db, worker, Pool.CPU, 1)
         return unit
 

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 from omni_jobs.blobs import BlobStore
 from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Pool
-from omni_jobs.store import attempts, claims, jobs, tenants, workers
+from omni_jobs.store import attempts, claims, jobs, submissions, tenants, workers
 from omni_jobs.store.database import new_id
 
 pytestmark = pytest.mark.servers
@@ -403,8 +403,8 @@ def test_a_job_that_is_not_there_is_not_found(api: TestClient, verb: str) -> Non
 
 
 def test_jobs_of_another_tenant_are_not_found(api: TestClient, db: Engine) -> None:
-    source = jobs.NewSource("upload:a", "a", "k", "0" * 64, 1)
-    job_id, _ = jobs.insert(db, jobs.NewJob("other", (source,), {}))
+    source = submissions.NewSource("upload:a", "a", "k", "0" * 64, 1)
+    job_id, _ = submissions.insert(db, submissions.NewJob("other", (source,), {}))
     assert api.get(f"/v1/jobs/{job_id}").status_code == 404
     assert api.post(f"/v1/jobs/{job_id}/cancel").status_code == 404
     assert api.post(f"/v1/jobs/{job_id}/retry").status_code == 404

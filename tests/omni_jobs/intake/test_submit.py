@@ -11,7 +11,7 @@ from omni_jobs.blobs import BlobStore
 from omni_jobs.errors import UsageError
 from omni_jobs.intake.submit import Intake, Submission, clean_name, request_digest, with_tasks
 from omni_jobs.options import Options
-from omni_jobs.store import jobs, ledger, sources, workers
+from omni_jobs.store import jobs, ledger, sources, submissions, workers
 from omni_jobs.store.database import new_id, rows
 
 pytestmark = pytest.mark.servers
@@ -49,7 +49,7 @@ def test_a_row_holds_the_options_that_were_set_and_repeating_a_default_changes_n
 
 
 def test_another_password_is_another_request(intake: Intake) -> None:
-    source = jobs.NewSource("upload:a", "a", "k", "0" * 64, 1)
+    source = submissions.NewSource("upload:a", "a", "k", "0" * 64, 1)
     digests = {
         request_digest(Submission(idempotency_key="k", password=password), source, Options())
         for password in ("", "a", "b")
@@ -74,7 +74,7 @@ def test_bytes_stay_when_nobody_knows_whether_the_commit_happened(
         raise OperationalError("commit", {}, Exception("connection lost"), connection_invalidated=True)
 
     submission = handed(intake)
-    monkeypatch.setattr(jobs, "insert", break_off)
+    monkeypatch.setattr(submissions, "insert", break_off)
     with pytest.raises(OperationalError):
         intake.submit(submission)
     assert len(list(blobs.list(""))) == 1

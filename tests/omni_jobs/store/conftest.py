@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine
 
-from omni_jobs.store import jobs, workers
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store import submissions, workers
+from omni_jobs.store.submissions import NewJob, NewSource
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def make_job(db: Engine) -> Callable[..., str]:
     def make(tenant: str = "acme", sources: int = 1, options: dict[str, object] | None = None, **more: object) -> str:
         options = {"summary": False, **(options or {})}
         files = tuple(NewSource(f"upload:{n}.wav", f"{n}.wav", f"k{n}", "0" * 64, 10) for n in range(sources))
-        return jobs.insert(db, NewJob(tenant, files, options, **more))[0]  # type: ignore[arg-type]
+        return submissions.insert(db, NewJob(tenant, files, options, **more))[0]  # type: ignore[arg-type]
 
     return make
 

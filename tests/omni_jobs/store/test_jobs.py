@@ -8,9 +8,9 @@ from sqlalchemy import Engine, text
 
 from omni_jobs.errors import Conflict, ErrorType, NotFound, Problem, TooMany
 from omni_jobs.job import Pool, UnitKind
-from omni_jobs.store import attempts, claims, jobs, objects, results, tenants, units
+from omni_jobs.store import attempts, claims, jobs, objects, results, submissions, tenants, units
 from omni_jobs.store.attempts import Fenced
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 
 pytestmark = pytest.mark.servers
@@ -71,7 +71,7 @@ def test_a_retry_does_only_what_was_missing_and_keeps_the_old_result(
 
 def test_sources_that_lack_nothing_are_not_prepared_again(db: Engine, make_worker: Any) -> None:
     sources = (NewSource("upload:a", "a"), NewSource("upload:b", "b"))
-    job, _ = jobs.insert(db, NewJob("acme", sources, {}))
+    job, _ = submissions.insert(db, NewJob("acme", sources, {}))
     worker = make_worker()
     refused = Problem(ErrorType.ENCRYPTED, "a password is needed")
     for unit in claims.claim(db, worker, Pool.CPU, 5):
@@ -169,7 +169,7 @@ def test_old_jobs_expire_and_open_ones_do_not(db: Engine, make_job: Any, make_wo
 
 def test_a_tenant_has_no_more_open_jobs_than_it_may(db: Engine, make_worker: Any) -> None:
     def submit(**more: Any) -> tuple[str, bool]:
-        return jobs.insert(db, NewJob("acme", (NewSource("upload:a", "a"),), {}, **more), max_open=2)
+        return submissions.insert(db, NewJob("acme", (NewSource("upload:a", "a"),), {}, **more), max_open=2)
 
     first, _ = submit(idempotency_key="k", request_digest="d")
     submit()
@@ -195,7 +195,8 @@ def test_priority_and_due_time_order_the_work_of_a_tenant(db: Engine, make_worke
         "first": {"priority": 5},
     }
     ids = {
-        jobs.insert(db, NewJob("acme", (NewSource("u:a", name),), {}, **more))[0]: name for name, more in plan.items()
+        submissions.insert(db, NewJob("acme", (NewSource("u:a", name),), {}, **more))[0]: name
+        for name, more in plan.items()
     }
     worker = make_worker()
     taken = [claims.claim(db, worker, Pool.CPU, 1)[0] for _ in plan]

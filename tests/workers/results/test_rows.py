@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Engine, text
 import migrations
 from omni_jobs.job import Pool
 from omni_jobs.result import SourceResult
-from omni_jobs.store import attempts, claims, jobs, results, workers
-from omni_jobs.store.jobs import NewJob, NewSource
+from omni_jobs.store import attempts, claims, results, submissions, workers
 from omni_jobs.store.locks import LockedJob
+from omni_jobs.store.submissions import NewJob, NewSource
 from tests.workers.results.make import block, make_clip, make_page, make_source, make_span, make_unit, spoken
 from workers.results.assemble import assemble
 from workers.results.rows import MOST_TEXT, rows_of, split
@@ -125,7 +125,7 @@ def test_a_text_is_cut_at_lines_or_words_and_else_anywhere() -> None:
 
 @pytest.mark.servers
 def test_postgresql_takes_a_megabyte_of_different_words(db: Engine) -> None:
-    jobs.insert(db, NewJob("acme", (NewSource("upload:a.pdf", "a.pdf", "k", "0" * 64, 10),), {"summary": False}))
+    submissions.insert(db, NewJob("acme", (NewSource("upload:a.pdf", "a.pdf", "k", "0" * 64, 10),), {"summary": False}))
     worker = workers.register(db, pool="cpu", host="h", pid=1, pid_started=1, version="t", backend=None)
     (prepare,) = claims.claim(db, worker, Pool.CPU, 1)
     attempts.finish(db, prepare, {})
