@@ -39,8 +39,15 @@ def test_killed_workers_lose_nothing_and_double_nothing(scale: float, report: Re
         made.check(dict(zip(ids, scripts, strict=True)))
 
 
-@pytest.mark.parametrize("poison", ["kill", "segv"])
-@pytest.mark.parametrize("at", [0, -1], ids=["in a span", "in prepare"])
+@pytest.mark.parametrize(
+    ("poison", "at"),
+    [
+        pytest.param("kill", 0, id="kill in a span"),
+        pytest.param("segv", 0, id="segv in a span", marks=pytest.mark.slow),
+        pytest.param("kill", -1, id="kill in prepare", marks=pytest.mark.slow),
+        pytest.param("segv", -1, id="segv in prepare"),
+    ],
+)
 def test_a_poison_pays_alone_and_is_replayed_once_cured(tmp_path: Path, poison: str, at: int, report: Report) -> None:
     cured = tmp_path / "cured"
     with cluster() as made:

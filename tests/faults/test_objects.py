@@ -25,7 +25,7 @@ def traces(made: Cluster, ids: list[str]) -> list[str]:
     return found + [f"a {one['state']} prefix" for one in rows]
 
 
-@pytest.mark.parametrize("s3", [False, True], ids=["files", "S3"])
+@pytest.mark.parametrize("s3", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["files", "S3"])
 def test_a_deleted_job_is_gone_everywhere(s3: bool, report: Report) -> None:
     with cluster(s3=s3) as made:
         # Two of each: every duty may be done by several at once.
