@@ -41,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     terms = Terms(given.priority, given.deadline, given.on_gap)
     try:
+        terms.fields()
         settings = Settings()  # pyright: ignore[reportCallIssue]
         telemetry.set_up(settings, process="watch")
-        terms.fields()
         serve(given.target, settings, terms)
     except ValidationError as error:
         print(f"omni-jobs watch: a setting cannot be used: {error}", file=sys.stderr)
