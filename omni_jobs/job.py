@@ -21,6 +21,17 @@ class JobState(StrEnum):
     def open(self) -> bool:
         return self in OPEN
 
+    @property
+    def fate(self) -> str:
+        """As a sentence goes on: the job `has failed`, `is partial`, `was cancelled`."""
+        match self:
+            case JobState.CANCELLED:
+                return "was cancelled"
+            case JobState.SUCCEEDED | JobState.FAILED:
+                return f"has {self.value}"
+            case _:
+                return f"is {self.value}"
+
 
 OPEN = frozenset({JobState.QUEUED, JobState.RUNNING})
 

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         default=0.0, ge=0, description="Jobs, rows and objects are deleted so many days after the job ended; 0: never."
     )
     max_open_jobs: int = Field(
-        default=20_000, ge=1, description="A tenant with so many open jobs gets 429 (see `omni-jobs tenant set`)."
+        default=20_000, ge=1, description="A tenant with about so many open jobs gets 429 (see `omni-jobs tenant set`)."
     )
     ready_s: float = Field(
         default=1800.0, gt=0, description="With so many seconds of work ready for the gpu pool, prepare waits."

@@ -24,7 +24,7 @@ from omni_jobs.broker import Bell
 from omni_jobs.failpoints import reach
 from omni_jobs.job import Outcome
 from omni_jobs.settings import Settings
-from omni_jobs.store import attempts, claims, jobs, objects, open_database, pools, schema, workers
+from omni_jobs.store import claims, jobs, objects, open_database, pools, reaper, schema, workers
 from omni_jobs.store.database import new_id
 from workers import flight
 from workers.counters import Counters
@@ -113,7 +113,7 @@ def recover(db: Engine, settings: Settings, counters: Counters) -> dict[Outcome,
     silent = workers.forget(db, settings.lease_s)
     if silent:
         counters.add("workers_silent", silent)
-    taken = attempts.reap(db)
+    taken = reaper.reap(db)
     for outcome, count in taken.items():
         counters.add("units_reaped", count, outcome=outcome.value)
     if taken:

@@ -19,7 +19,7 @@ from omni_jobs.broker import Bell
 from omni_jobs.errors import ErrorType, Problem, Unavailable, problem_of
 from omni_jobs.failpoints import reach
 from omni_jobs.job import Outcome, Pool, UnitKind
-from omni_jobs.store import attempts, claims, jobs, workers
+from omni_jobs.store import claims, jobs, reaper, workers
 from omni_jobs.store.attempts import Ending, Fenced
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.database import is_outage
@@ -242,7 +242,7 @@ class Pump:
             running = {unit.unit_id: (unit.generation, context.progress) for unit, context in self._running.values()}
             held = list(self._running)
         self._neighbours = workers.beat(db, worker_id, running, self._counters.totals()) > 1
-        if back := attempts.hand_back(db, worker_id, held, 2 * self._parts.settings.lease_s):
+        if back := reaper.hand_back(db, worker_id, held, 2 * self._parts.settings.lease_s):
             self._counters.add("units_handed_back", back)
 
     def _cancel_unwanted(self) -> None:

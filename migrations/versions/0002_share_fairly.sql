@@ -7,6 +7,7 @@ insert into omni.compatible values ('0001');
 
 alter table omni.tenants add column max_open_jobs integer check (max_open_jobs > 0);
 alter table omni.jobs add column due_at timestamptz not null default 'infinity';
+create index jobs_finished on omni.jobs (finished_at) where finished_at is not null;
 create index jobs_open_of_tenant on omni.jobs (tenant_id) where state in ('queued', 'running');
 
 -- What claims read lies in the unit: a claim looks at no other row but the clocks. `alone`: it was in question when a
@@ -77,6 +78,7 @@ create table omni.blobs (
   changed_at  timestamptz not null default now()
 );
 create index blobs_of_job on omni.blobs (job_id);
+create index blobs_sources on omni.blobs (job_id) where kind = 'source' and state = 'live';
 create index blobs_not_live on omni.blobs (changed_at) where state <> 'live';
 create index blobs_of_unit on omni.blobs (unit_id, generation) where state = 'writing';
 insert into omni.blobs (prefix, tenant_id, job_id, kind, state)

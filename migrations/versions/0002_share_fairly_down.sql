@@ -18,7 +18,8 @@ alter table omni.pages add foreign key (source_id) references omni.sources on de
 alter table omni.blocks add foreign key (source_id) references omni.sources on delete cascade;
 alter table omni.coverage add foreign key (source_id) references omni.sources on delete cascade;
 alter table omni.summaries add foreign key (source_id) references omni.sources on delete cascade;
-drop index omni.units_claimable, omni.units_alone, omni.units_open, omni.units_dead, omni.jobs_open_of_tenant;
+drop index omni.units_claimable, omni.units_alone, omni.units_open, omni.units_dead, omni.jobs_open_of_tenant,
+  omni.jobs_finished;
 create index units_ready on omni.units (pool, priority desc, job_id, position) where state = 'ready';
 create index units_of_job on omni.units (job_id, revision, kind);
 drop trigger unit_tenant on omni.units;

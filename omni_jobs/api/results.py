@@ -74,7 +74,7 @@ def _artifact(parts: Parts, job_id: str, format: str) -> tuple[dict[str, Any], d
         if JobState(job["state"]).open:
             raise Conflict(f"job {job_id} has no result yet: it is {job['state']}, in phase {job['phase']}")
         why = f": {job['error']['message']}" if job["error"] else ""
-        fate = "was cancelled" if job["state"] == JobState.CANCELLED else f"has {job['state']}"
+        fate = JobState(job["state"]).fate
         raise NotFound(f"job {job_id} {fate} and has no result{why}")
     return job, results.artifact(parts.db, parts.tenant, job_id, format)
 

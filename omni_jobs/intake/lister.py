@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from omni_jobs.errors import Damaged, NotFound, OmniError, TooMany, Unavailable, UsageError
 from omni_jobs.intake.outputs import Output, outputs_of
 from omni_jobs.intake.submit import Intake
+from omni_jobs.job import JobState
 from omni_jobs.settings import Settings
 from omni_jobs.store import ledger
 from omni_jobs.store.database import is_outage
@@ -249,7 +250,7 @@ class Lister:
         try:
             outputs = outputs_of(self._intake.db, self._intake.blobs, self._settings.tenant, str(row["job_id"]))
             if not outputs:
-                return f"no_result: the job has {row['state']} and has no result"
+                return f"no_result: the job {JobState(row['state']).fate} and has no result"
             self._place.give(row["object"], outputs)
         except NoPlace as error:
             return f"no_place: {error}"

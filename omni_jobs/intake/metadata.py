@@ -14,9 +14,9 @@ def check_metadata(metadata: dict[str, Any]) -> None:
         UsageError: nested too deep, or something that PostgreSQL's jsonb cannot hold; its pointer says where.
     """
     # Without recursion: how deep it is, is what we ask.
-    todo: list[tuple[str, Any, int]] = [("/metadata", metadata, 1)]
-    while todo:
-        pointer, value, depth = todo.pop()
+    pending: list[tuple[str, Any, int]] = [("/metadata", metadata, 1)]
+    while pending:
+        pointer, value, depth = pending.pop()
         match value:
             case str() if NOT_STORABLE.search(value):
                 raise UsageError("text holds NUL or a lone surrogate, which no database keeps", pointer=pointer)
@@ -27,9 +27,9 @@ def check_metadata(metadata: dict[str, Any]) -> None:
             case dict():
                 if any(NOT_STORABLE.search(str(key)) for key in value):
                     raise UsageError("a key holds NUL or a lone surrogate, which no database keeps", pointer=pointer)
-                todo += [(f"{pointer}/{escaped(str(key))}", item, depth + 1) for key, item in value.items()]
+                pending += [(f"{pointer}/{escaped(str(key))}", item, depth + 1) for key, item in value.items()]
             case list() | tuple():
-                todo += [(f"{pointer}/{number}", item, depth + 1) for number, item in enumerate(value)]
+                pending += [(f"{pointer}/{number}", item, depth + 1) for number, item in enumerate(value)]
             case _:
                 pass
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from omni_jobs.errors import ErrorType, OmniError, Problem
 from omni_jobs.failpoints import reach
 from omni_jobs.job import BACKOFF_S, MAX_FAILED, MAX_LOST, Outcome, Pool, UnitKind, UnitState
-from omni_jobs.store.database import auto, jsonb, rows, run, storable
+from omni_jobs.store.database import jsonb, rows, run, storable
 from omni_jobs.store.locks import LockedJob
 from omni_jobs.store.settle import locked
 from omni_jobs.store.units import NewUnit, insert
@@ -94,7 +94,7 @@ def end(db: Engine, endings: Sequence[Ending]) -> list[set[Pool] | Fenced]:
                 said.append(job.woken)
             else:
                 written.append(_written(ending, "dead", problem=_closed(job), outcome=Outcome.RELEASED))
-                said.append(Fenced(f"job {job.job_id} has {job.state.value}"))
+                said.append(Fenced(f"job {job.job_id} {job.state.fate}"))
         _write(tx, written)
         reach("end.written")
         for ending, answer in zip(endings, said, strict=True):
@@ -230,7 +230,7 @@ def _digest(answer: dict[str, Any] | None) -> str:
 
 
 def _closed(job: LockedJob) -> Problem:
-    return Problem(ErrorType.INTERNAL, f"its job has {job.state.value}")
+    return Problem(ErrorType.INTERNAL, f"its job {job.state.fate}")
 
 
 def finish(
@@ -268,94 +268,3 @@ def reject(db: Engine, unit: Held, answer: dict[str, Any], problem: Problem, *, 
 def release(db: Engine, unit: Held, *, delay_s: float = 0.0) -> None:
     """Hand a unit back untried: drain, cancel, no room. It costs the unit nothing."""
     end(db, [Ending(unit, Outcome.RELEASED, delay_s=delay_s)])
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """A unit whose holder is gone or late."""
-
-    unit_id: str
-    job_id: str
-    generation: int
-    kind: UnitKind
-    position: int
-
-
-def reap(db: Engine, limit: int = 500) -> dict[Outcome, int]:
-    """Take units back from workers that are gone, and those beyond their deadline.
-
-    Blame: a unit is charged with a loss if it was all that its process worked on, or if it is late. In company nobody
-    is charged: those in question run alone next time, where a culprit shows itself; where nobody can tell who is, all
-    do the second time. The third loss kills a unit.
-
-    Returns:
-        How many ended in which way.
-    """
-    with auto(db) as tx:
-        found = rows(
-            tx,
-            """
-            select u.unit_id::text, u.job_id::text, u.generation, u.kind, u.position, u.deadline_at < now() as late,
-              w.verdict, count(*) over (partition by u.worker_id) as company
-            from omni.units u left join omni.workers w using (worker_id)
-            where u.state = 'running' and (w.worker_id is null or w.state = 'gone' or u.deadline_at < now())
-            order by u.job_id limit :limit
-            """,
-            limit=limit,
-        )
-    if not found:
-        return {}
-    endings = [_blame(one) for one in found]
-    counts: dict[Outcome, int] = {}
-    for ending, said in zip(endings, end(db, endings), strict=True):
-        if not isinstance(said, Fenced):
-            counts[ending.outcome] = counts.get(ending.outcome, 0) + 1
-    return counts
-
-
-def hand_back(db: Engine, worker_id: str, held: Sequence[tuple[str, int]], older_s: float) -> int:
-    """Release what a worker is said to run and does not: a claim or an ending whose commit got no answer.
-
-    Args:
-        held: (unit, generation) it does run.
-        older_s: claims younger than this may be on their way to it.
-
-    Returns:
-        How many.
-    """
-    with auto(db) as tx:
-        found = rows(
-            tx,
-            """
-            select u.unit_id::text, u.job_id::text, u.generation, u.kind, u.position from omni.units u
-            where u.worker_id = :worker_id and u.state = 'running'
-              and u.claimed_at < now() - make_interval(secs => :older_s)
-              and not exists (
-                select 1 from unnest(cast(:ids as uuid[]), cast(:generations as int[])) as h(unit_id, generation)
-                where h.unit_id = u.unit_id and h.generation = u.generation)
-            """,
-            worker_id=worker_id,
-            ids=[unit_id for unit_id, _ in held],
-            generations=[generation for _, generation in held],
-            older_s=older_s,
-        )
-    if found:
-        units = [_stale(one) for one in found]
-        end(db, [Ending(unit, Outcome.RELEASED) for unit in units])
-    return len(found)
-
-
-def _stale(one: dict[str, Any]) -> Stale:
-    return Stale(one["unit_id"], one["job_id"], one["generation"], UnitKind(one["kind"]), one["position"])
-
-
-def _blame(one: dict[str, Any]) -> Ending:
-    unit, verdict = _stale(one), one["verdict"]
-    if one["late"] or (verdict is None and one["company"] == 1):
-        return Ending(unit, Outcome.LOST, problem=Problem.lost(late=one["late"]))
-    if verdict is None:
-        return Ending(unit, Outcome.RELEASED, beside=True)
-    suspect = unit.unit_id in verdict["suspects"]
-    if suspect and verdict["alone"]:
-        return Ending(unit, Outcome.LOST, problem=Problem.lost(late=False))
-    return Ending(unit, Outcome.RELEASED, alone=suspect, beside=not suspect and not verdict["drained"])

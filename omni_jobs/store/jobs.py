@@ -1,6 +1,5 @@
 """Jobs as users see and end them: look, list, cancel, retry, delete."""
 
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -125,7 +124,7 @@ def cancel(db: Engine, tenant_id: str, job_id: str) -> bool:
         if job.state is JobState.CANCELLED:
             return False
         if not job.open:
-            raise Conflict(f"job {job_id} cannot be cancelled: it has {job.state.value}")
+            raise Conflict(f"job {job_id} cannot be cancelled: it {job.state.fate}")
         close(tx, job, JobState.CANCELLED)
     return True
 
@@ -156,7 +155,7 @@ def retry(db: Engine, tenant_id: str, job_id: str, *, secret: dict[str, Any] | N
     with locked(db, [job_id]) as (tx, found):
         job = _of_tenant(found, tenant_id, job_id)
         if job.state not in (JobState.PARTIAL, JobState.FAILED):
-            raise Conflict(f"job {job_id} has nothing to retry: it is {job.state.value}")
+            raise Conflict(f"job {job_id} has nothing to retry: it {job.state.fate}")
         job.revision += 1
         job.state, job.phase, job.error = JobState.RUNNING, Phase.PREPARE, None
         job.record("job.retried", revision=job.revision)
@@ -222,7 +221,7 @@ def expire(db: Engine, keep_days: float, limit: int = 100) -> int:
             tx,
             """
             select job_id::text from omni.jobs where finished_at < now() - make_interval(secs => :seconds)
-            order by job_id limit :limit for update skip locked
+            order by finished_at limit :limit for update skip locked
             """,
             seconds=keep_days * 86_400,
             limit=limit,
@@ -241,11 +240,3 @@ def wait_reason(db: Engine, job_id: str, reason: str | None) -> None:
             reason=reason,
             job_id=job_id,
         )
-
-
-def now(db: Engine) -> datetime:
-    """The database's clock: the only one that leases are measured with."""
-    with auto(db) as tx:
-        found = row(tx, "select now() as now")
-    assert found is not None
-    return found["now"]

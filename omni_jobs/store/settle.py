@@ -86,7 +86,7 @@ def close(tx: Connection, job: LockedJob, state: JobState, problem: Problem | No
         update omni.blobs set state = 'garbage', changed_at = now()
         where job_id = :job_id and kind = 'media' and state = 'live'
         """,
-        error=jsonb(Problem(ErrorType.INTERNAL, f"its job has {state.value}").as_json()),
+        error=jsonb(Problem(ErrorType.INTERNAL, f"its job {state.fate}").as_json()),
         job_id=job.job_id,
         revision=job.revision,
     )

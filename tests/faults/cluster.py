@@ -1,5 +1,6 @@
 """A whole service of real processes whose parts can be killed: PostgreSQL, Valkey, an object store, workers."""
 
+import atexit
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +91,38 @@ class Nursery:
             self._child.stdin.write(json.dumps(order) + "\n")
             self._child.stdin.flush()
             assert self._changed.wait_for(lambda: number in self._born, 60), "no worker was born"
+            self.ended.pop(self._born[number], None)  # of an earlier process of this number
             return self._born[number]
 
     def close(self) -> None:
         assert self._child.stdin is not None
         self._child.stdin.close()
         self._child.wait(10)
+
+
+@cache
+def nursery() -> Nursery:
+    """One for all clusters of this process: importing everything is most of what a cluster costs."""
+    made = Nursery()
+    atexit.register(made.close)
+    return made
+
+
+@cache
+def template() -> Path:
+    """A home whose database is initialised and at the newest schema, to copy from."""
+    folder = Path(tempfile.mkdtemp(prefix="omni template "))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o711)
+    (folder / "run").mkdir(mode=0o711)
+    home = Home(folder / "home")
+    home.create()
+    server = Postgres(home, folder / "run")
+    server.start()
+    server.ready()
+    schema.upgrade(server.url)
+    server.stop()
+    return folder / "home"
 
 
 @dataclass
@@ -114,6 +142,7 @@ class Cluster:
         self.folder, runtime = folder, folder / "run"
         runtime.mkdir()
         runtime.chmod(0o711)
+        subprocess.run(["cp", "-a", template(), folder / "home"], check=True)
         home = Home(folder / "home")
         home.create()
         self.postgres, self.valkey = Postgres(home, runtime), Valkey(home, runtime)
@@ -151,11 +180,10 @@ class Cluster:
                 **more,
             }
         )
-        schema.upgrade(self.settings.database_url)
         self.db: Engine = open_database(self.settings.database_url, size=16)
         self.blobs: BlobStore = open_blobs(self.settings)
         self.bell = Bell(self.settings)
-        self.nursery = Nursery()
+        self.nursery = nursery()
         self.nursery.watch(self._ended)
         self.workers: list[Worker] = []
         self._api: subprocess.Popen[bytes] | None = None
@@ -356,7 +384,6 @@ class Cluster:
         if self._api is not None:
             self._api.kill()
             self._api.wait()
-        self.nursery.close()
         self.bell.close()
         self.db.dispose()
         for server in reversed(self.servers):

@@ -15,7 +15,7 @@ import omni_jobs
 import workers as workers_package
 from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Pool, UnitKind
-from omni_jobs.store import attempts, claims, jobs, objects, pools, submissions, workers
+from omni_jobs.store import attempts, claims, jobs, objects, pools, reaper, submissions, workers
 from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 from tests.faults.cluster import Killer, cluster
@@ -71,11 +71,11 @@ def test_no_statement_brings_a_time_of_our_own(db: Engine, sent: list[tuple[str,
     workers.beat(db, worker, {first.unit_id: (1, 0.5)}, {"n": 1.0})
     attempts.finish(db, first, {}, follow=[NewUnit(UnitKind.SPAN, first.source_id)])
     attempts.fail(db, second, Problem(ErrorType.INTERNAL, "x", retryable=True))
-    attempts.hand_back(db, worker, [], 0.0)
+    reaper.hand_back(db, worker, [], 0.0)
     attempts.release(db, third, delay_s=3.0)
     claims.claim(db, worker, Pool.GPU, 1)
     workers.forget(db, -1.0)
-    attempts.reap(db)
+    reaper.reap(db)
     pools.regulate(db, ready_s=1.0, ready_bytes=1)
     pools.explain(db, 30.0)
     workers.live(db, 30.0)

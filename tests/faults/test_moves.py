@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 
 from omni_jobs.errors import Conflict, ErrorType, NotFound, Problem
 from omni_jobs.job import JOB_MOVES, POOL_OF, UNIT_MOVES, JobState, Outcome, Pool, UnitKind, UnitState
-from omni_jobs.store import attempts, claims, jobs, open_database, pools, results, sources, submissions, workers
+from omni_jobs.store import attempts, claims, jobs, open_database, pools, reaper, results, sources, submissions, workers
 from omni_jobs.store.attempts import Ending, Fenced
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.database import auto, rows, run
@@ -283,7 +283,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def reap(self) -> None:
-        for outcome, count in attempts.reap(self.db).items():
+        for outcome, count in reaper.reap(self.db).items():
             self.done[f"reaped as {outcome.value}"] += count
 
     @rule()
@@ -443,7 +443,7 @@ def test_a_storm_of_everything_has_no_deadlock(shared: Engine, scale: float, rep
                 if dice.random() < 0.2:
                     workers.bury(shared, crew[number], Verdict(tuple(unit.unit_id for unit in held[:2])))
                     crew[number] = make_worker(shared)
-                attempts.reap(shared)
+                reaper.reap(shared)
                 return "reaps"
             case 9:
                 make_ready(shared)

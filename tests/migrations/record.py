@@ -22,7 +22,7 @@ from omni_jobs.embedded.home import Home
 from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Pool, UnitKind
-from omni_jobs.store import open_database, schema, submissions
+from omni_jobs.store import open_database, reaper, schema, submissions
 
 Statement = dict[str, Any]
 
@@ -117,7 +117,7 @@ def scenario(db: Engine) -> None:
     second, _ = submissions.insert(db, NewJob("acme", (NewSource("upload:b", "b"),), {}))
     one(Pool.CPU)
     workers.set_state(db, crew[Pool.CPU], "gone")
-    attempts.reap(db)
+    reaper.reap(db)
     jobs.cancel(db, "acme", second)
     jobs.retry(db, "acme", first)
     events.since(db, first)

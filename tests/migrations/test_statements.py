@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
 from omni_jobs.job import JobState, Pool, UnitKind
-from omni_jobs.store import attempts, claims, jobs, results, schema, submissions, workers
+from omni_jobs.store import attempts, claims, jobs, reaper, results, schema, submissions, workers
 from omni_jobs.store.submissions import NewJob, NewSource
 from omni_jobs.store.units import NewUnit
 
@@ -136,7 +136,7 @@ def test_what_the_old_version_began_the_new_one_ends(database_url: str, db: Engi
                     connection.execute(sql.encode(), one)
             connection.commit()
     query(database_url, "update omni.workers set state = 'gone' returning 1")
-    attempts.reap(db)
+    reaper.reap(db)
     worker = workers.register(db, pool="cpu", host="n", pid=2, pid_started=2, version="new", backend=None)
     for _ in range(20):
         for pool in Pool:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 
 from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Outcome, Pool, UnitKind
-from omni_jobs.store import attempts, claims, events, jobs, results, workers
+from omni_jobs.store import attempts, claims, events, jobs, reaper, results, workers
 from omni_jobs.store.attempts import Fenced
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.units import NewUnit
@@ -92,7 +92,7 @@ def test_an_answer_of_an_older_generation_is_refused(db: Engine, make_job: Any, 
     zombie, worker = make_worker(), make_worker()
     old = one(db, zombie, Pool.CPU)
     workers.set_state(db, zombie, "gone")
-    assert attempts.reap(db) == {Outcome.LOST: 1}
+    assert reaper.reap(db) == {Outcome.LOST: 1}
     new = one(db, worker, Pool.CPU)
     assert (new.unit_id, new.generation) == (old.unit_id, 2)
     with pytest.raises(Fenced):
@@ -122,7 +122,7 @@ def test_the_third_loss_kills_a_unit_and_fails_its_job(db: Engine, make_job: Any
         assert claims.quarantined(db, Pool.CPU) == (lost == 3)  # the last try is made with nothing beside it
         one(db, worker, Pool.CPU, solo=lost == 3)
         workers.set_state(db, worker, "gone")
-        assert attempts.reap(db) == {Outcome.LOST: 1}
+        assert reaper.reap(db) == {Outcome.LOST: 1}
         assert value(db, "select lost from omni.units where kind = 'prepare'") == lost
     found = jobs.get(db, "acme", job)
     assert (found["state"], found["error"]["type"]) == ("failed", "crashed")
@@ -253,4 +253,22 @@ def test_a_worker_that_was_given_up_comes_back_with_its_next_beat(db: Engine, ma
     assert claims.claim(db, worker, Pool.CPU, 1) == []
     workers.beat(db, worker, {}, {})
     assert len(claims.claim(db, worker, Pool.CPU, 1)) == 1
-    assert attempts.reap(db) == {}
+    assert reaper.reap(db) == {}
+
+
+def test_of_a_silent_worker_nobody_in_company_is_charged_and_twice_shaken_runs_alone(
+    db: Engine, make_job: Any, make_worker: Any
+) -> None:
+    for _ in range(2):
+        make_job()
+    for times in (1, 2):
+        worker = make_worker()
+        assert len(claims.claim(db, worker, Pool.CPU, 2)) == 2
+        workers.set_state(db, worker, "gone")  # without a verdict: it only fell silent
+        assert reaper.reap(db) == {Outcome.RELEASED: 2}
+        assert claims.quarantined(db, Pool.CPU) == (times == 2)
+    assert claims.claim(db, make_worker(), Pool.CPU, 2) == []
+    alone = make_worker()
+    one(db, alone, Pool.CPU, solo=True)
+    workers.set_state(db, alone, "gone")
+    assert reaper.reap(db) == {Outcome.LOST: 1}
