@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -30,6 +31,8 @@ def main() -> None:
     operation, source_fd, result_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if operation not in OPERATIONS:
         raise SystemExit(f"expected one of {', '.join(OPERATIONS)}, got {operation}")
+    # As an exception it could be lost in a callback of a decoder.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     settings = json.load(sys.stdin)
     limits: dict[str, int] = settings["limits"]
     _limit(limits)
