@@ -174,9 +174,7 @@ class Pump:
             woken = self._handlers[unit.kind](unit, context)
             self._count(unit, Outcome.SUCCEEDED)
         except Fenced as fenced:
-            log.warning("unit.fenced", reason=str(fenced))
-            self._counters.add("units", kind=unit.kind.value, outcome="fenced")
-            return
+            woken = self._refused(unit, fenced)
         except Exception as error:
             woken = self._give_up(unit, context, error)
         for pool in woken - {self._pool}:
@@ -212,11 +210,16 @@ class Pump:
                 ending = Ending(unit, Outcome.FAILED, problem=problem, alone=_is_out_of_memory(error))
         try:
             woken = self._parts.endings.end(ending)
-        except Fenced:
-            self._counters.add("units", kind=unit.kind.value, outcome="fenced")
-            return set()
+        except Fenced as fenced:
+            return self._refused(unit, fenced)
         self._count(unit, ending.outcome)
         return woken
+
+    def _refused(self, unit: Claimed, fenced: Fenced) -> set[Pool]:
+        """The unit is no longer ours: nothing was written, and nobody need be woken."""
+        log.warning("unit.fenced", reason=str(fenced))
+        self._counters.add("units", kind=unit.kind.value, outcome="fenced")
+        return set()
 
     def _count(self, unit: Claimed, outcome: Outcome) -> None:
         self._counters.add("units", kind=unit.kind.value, outcome=outcome.value)

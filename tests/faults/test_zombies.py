@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from omni_jobs.job import UnitKind
 from tests.faults.cluster import Cluster, Worker, cluster, signal_to
 from tests.faults.fake import Script
 from tests.faults.report import Report
@@ -18,7 +19,7 @@ LEASE_S = 1.0
 
 def fenced(made: Cluster) -> float:
     """Refusals that workers counted."""
-    return sum(made.counted(f'units{{kind="{kind}",outcome="fenced"}}') for kind in ("prepare", "span", "deliver"))
+    return sum(made.counted(f'units{{kind="{kind.value}",outcome="fenced"}}') for kind in UnitKind)
 
 
 def held(made: Cluster, pids: list[int]) -> list[dict[str, Any]]:
