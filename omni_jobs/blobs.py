@@ -7,8 +7,8 @@ import errno
 import hashlib
 import io
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -193,9 +193,9 @@ class FileStore:
 
     def put(self, key: str, data: bytes | BinaryIO, media_type: str = "application/octet-stream") -> Stored:
         source = Hashing(io.BytesIO(data) if isinstance(data, bytes) else data)
-        path = self._path(key)
+        path = os.fspath(self._path(key))
         with _filed(key):
-            part = _draft(path.parent)
+            part = _draft(os.path.dirname(path))
         try:
             # What the source raises is not the store's.
             while piece := source.read(PART_BYTES):
@@ -262,14 +262,20 @@ class FileStore:
         return count
 
 
-def _draft(folder: Path) -> Any:
+def _draft(folder: str) -> BinaryIO:
     """A new file in a folder, which whoever deletes the last object in it may remove at any moment."""
     for _ in range(MKDIR_TRIES):
-        # The one was there and the other went in between.
-        with suppress(FileExistsError, FileNotFoundError):
-            folder.mkdir(parents=True, exist_ok=True)
-            return tempfile.NamedTemporaryFile(dir=folder, prefix=DRAFT, delete=False)
-    raise Unavailable(f"the folder {folder.name} of the object store goes away each time it is made")
+        try:
+            return open(f"{folder}/{DRAFT}{secrets.token_hex(8)}", "xb", opener=_private)
+        except FileNotFoundError:
+            # The one was there and the other went in between.
+            with suppress(FileExistsError, FileNotFoundError):
+                os.makedirs(folder, exist_ok=True)
+    raise Unavailable(f"the folder {os.path.basename(folder)} of the object store goes away each time it is made")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

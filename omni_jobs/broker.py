@@ -45,6 +45,7 @@ def make_app(settings: Settings) -> Celery:
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "retry_on_timeout": True,
+            "ack_emulation": False,  # what is taken is not written down
         },
         # Taken is done: a wake-up that dies with its worker is sent again by `maintain`, and acknowledging one costs
         # more than all else about it.

@@ -3,6 +3,8 @@
 import hashlib
 from typing import Any
 
+from sqlalchemy import Connection, Engine
+
 from omni_jobs import __version__
 from omni_jobs.errors import Unavailable
 from omni_jobs.failpoints import reach
@@ -11,6 +13,7 @@ from omni_jobs.options import Options
 from omni_jobs.result import Answerer, JobPart, Result, SourceResult
 from omni_jobs.store import jobs, results, sources, units
 from omni_jobs.store.claims import Claimed
+from omni_jobs.store.database import auto
 from workers.context import Context
 from workers.results.artifacts import Rendered, render
 from workers.results.assemble import assemble
@@ -22,10 +25,11 @@ from workers.results.rows import rows_of
 
 def run(unit: Claimed, context: Context) -> set[Pool]:
     """Assemble, put and verify every artifact, then make them the current result in one transaction."""
-    outcomes = outcomes_of(unit, context)
+    with auto(context.parts.db) as tx:
+        outcomes, job = outcomes_of(unit, tx), jobs.origin(tx, unit.job_id)
     assembled = [assemble(outcome) for outcome in outcomes]
     context.report(0.3)
-    result = _result(unit, context, outcomes, assembled)
+    result = _result(unit, context, job, outcomes, assembled)
     prefix = unit.prefix
     files = render(result)
     reach("deliver.assembled")
@@ -52,9 +56,9 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
     )
 
 
-def outcomes_of(unit: Claimed, context: Context) -> list[SourceOutcome]:
+def outcomes_of(unit: Claimed, db: Engine | Connection) -> list[SourceOutcome]:
     """Each source of the job with what became of its units."""
-    found = units.answers(context.parts.db, unit.job_id, unit.revision)
+    found = units.answers(db, unit.job_id, unit.revision)
     return [
         SourceOutcome(
             source_id=str(source["source_id"]),
@@ -73,7 +77,7 @@ def outcomes_of(unit: Claimed, context: Context) -> list[SourceOutcome]:
             range_s=(unit.options.get("start_s", 0.0), unit.options.get("end_s")),
             units=tuple(_outcome(one) for one in found if one["source_id"] == source["source_id"]),
         )
-        for source in sources.of_job(context.parts.db, unit.job_id)
+        for source in sources.of_job(db, unit.job_id)
     ]
 
 
@@ -90,8 +94,13 @@ def _outcome(one: dict[str, Any]) -> UnitOutcome:
     )
 
 
-def _result(unit: Claimed, context: Context, outcomes: list[SourceOutcome], assembled: list[SourceResult]) -> Result:
-    job = jobs.origin(context.parts.db, unit.job_id)
+def _result(
+    unit: Claimed,
+    context: Context,
+    job: dict[str, Any],
+    outcomes: list[SourceOutcome],
+    assembled: list[SourceResult],
+) -> Result:
     dead = any(one.state is UnitState.DEAD and one.kind not in ADDING for outcome in outcomes for one in outcome.units)
     gaps = any(gaps_of(source.coverage) or source.error for source in assembled)
     identity = context.parts.identity

@@ -11,7 +11,7 @@ from omni_jobs.errors import ErrorType, SourceError, UsageError
 from omni_jobs.failpoints import reach
 from omni_jobs.job import Medium, Pool, Task, tasks_for
 from omni_jobs.options import Options
-from omni_jobs.store import jobs, objects, reuse, sources
+from omni_jobs.store import jobs, reuse, sources
 from omni_jobs.store.claims import Claimed
 from workers import keys, snapshot
 from workers.context import CancelledUnit, Context, NotNow
@@ -88,20 +88,18 @@ def _wait_for_room(context: Context, unit: Claimed, needed_bytes: float = 0) -> 
 
 def _snapshot(unit: Claimed, context: Context) -> dict[str, Any]:
     """The source row, its bytes in the object store."""
-    db = context.parts.db
-    found = sources.get(db, unit.source_id or "")
+    db, source_id = context.parts.db, unit.source_id or ""
+    # A key of this attempt alone: one that was given up and still writes cannot mix its bytes with ours.
+    key = keys.source_key(unit.tenant_id, unit.job_id, unit.position, unit.generation)
+    found = patient(lambda: sources.begin(db, unit, source_id, key=key))
     assert found is not None
     source: dict[str, Any] = found
     if source["snapshot"] is None:
-        # A key of this attempt alone: one that was given up and still writes cannot mix its bytes with ours.
-        key = keys.source_key(unit.tenant_id, unit.job_id, source["position"], unit.generation)
-        mine = {"unit_id": unit.unit_id, "generation": unit.generation}
-        patient(lambda: objects.reserve(db, prefix=key, tenant_id=unit.tenant_id, job_id=unit.job_id, **mine))
         reach("prepare.reserved")
         stored = snapshot.take(context.parts, source, key, _copying(context.part(0.0, 0.03)))
         reach("prepare.copied")
         kept = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
-        patient(lambda: sources.keep_snapshot(db, unit, source["source_id"], **kept))
+        patient(lambda: sources.keep_snapshot(db, unit, source_id, **kept))
         source = {**source, "snapshot": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
     if not source["size_bytes"]:
         raise SourceError(ErrorType.EMPTY, "expected a file with content, got one of 0 bytes")

@@ -33,7 +33,8 @@ Handler = Callable[[Claimed, Context], set[Pool]]
 CANCEL_S = 0.5  # how often it is asked what is not wanted any more
 ALONE_S = 0.5  # how often it is asked whether a unit must run alone
 IDLE_S = 5.0  # an idle pump looks for work so often even if nobody wakes it
-GATHER_S = 0.004  # slots that come free within this time are filled by one claim
+GATHER_S = 0.02  # slots that come free within this time are filled by one claim
+BUSY_S = 1.0  # a busy worker takes no more than one wake-up in this time
 STUCK_S = 10.0  # a unit that is told to stop has so long
 AWAY_S = 5.0  # a unit whose store or backend does not answer waits so long
 
@@ -59,6 +60,7 @@ class Pump:
         self._neighbours = True  # whether the pool has other workers, as of the last beat
         self._lock = threading.Lock()
         self._woken = threading.Event()
+        self._hungry = threading.Event()  # there was room and no work when it was last looked for
         self._draining = threading.Event()
         self._closed = threading.Event()
         self._work_threads = ThreadPoolExecutor(slots, thread_name_prefix="unit")
@@ -73,14 +75,19 @@ class Pump:
         self._woken.set()
 
     def wake(self) -> None:
-        """There may be work; returns at once."""
+        """There may be work. Returns when more has been looked for in vain: who is busy looks by itself, and the next
+        wake-up is for another worker.
+        """
         self._counters.add("wakes")
+        self._hungry.clear()
         self._woken.set()
+        self._hungry.wait(BUSY_S)
 
     def drain(self) -> None:
         """Claim nothing more, and say so: the worker lives and is not ready."""
         self._draining.set()
         self._woken.set()
+        self._hungry.set()
 
     def close(self, grace_s: float) -> None:
         """Drain: running units get `grace_s`, then they are cancelled and handed back; returns when all have ended."""
@@ -143,7 +150,9 @@ class Pump:
             with self._lock:
                 self._running[unit.unit_id, unit.generation] = (unit, context)
             self._work_threads.submit(self._work, unit, context)
-        if len(claimed) == room and self._neighbours:
+        if len(claimed) < room:
+            self._hungry.set()
+        elif self._neighbours:
             # Our slots are full and there may be more: a neighbour may help.
             self._bell.wake(self._pool.value)
         return len(claimed)

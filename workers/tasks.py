@@ -34,7 +34,7 @@ HANDLERS: dict[Pool, dict[UnitKind, Handler]] = {
     Pool.GPU: dict.fromkeys((UnitKind.SPAN, UnitKind.CLIP, UnitKind.PAGE, UnitKind.REDUCE), infer.run),
     Pool.IO: {UnitKind.DELIVER: deliver.run},
 }
-SLOTS = {Pool.CPU: 2, Pool.IO: 2}
+SLOTS = {Pool.CPU: 2, Pool.IO: 8}  # delivering waits for the object store most of the time
 RECONNECT_S = 1.0
 
 
@@ -53,7 +53,7 @@ class Listener(Consumer):
 def serve(settings: Settings, pool: Pool) -> None:
     """Work for one pool until SIGTERM; a second one, or SIGQUIT, leaves at once."""
     telemetry.set_up(settings, worker=pool.value)
-    db = open_database(settings.database_url, application=f"omni-jobs {pool.value}", ping=False)
+    db = open_database(settings.database_url, application=f"omni-jobs {pool.value}", ping=False, by_keys=True)
     patient(lambda: schema.require(db))
     bell = Bell(settings)
     worker_id = new_id()

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from omni_jobs.errors import ErrorType, OmniError, Problem
 from omni_jobs.failpoints import reach
 from omni_jobs.job import BACKOFF_S, MAX_FAILED, MAX_LOST, Outcome, Pool, UnitKind, UnitState
-from omni_jobs.store.database import jsonb, rows, run, storable
+from omni_jobs.store.database import jsonb, rows, run
 from omni_jobs.store.locks import LockedJob
 from omni_jobs.store.settle import locked
 from omni_jobs.store.units import NewUnit, insert
@@ -97,9 +97,17 @@ def end(db: Engine, endings: Sequence[Ending]) -> list[set[Pool] | Fenced]:
                 said.append(Fenced(f"job {job.job_id} {job.state.fate}"))
         _write(tx, written)
         reach("end.written")
-        for ending, answer in zip(endings, said, strict=True):
-            if ending.outcome is Outcome.SUCCEEDED and not isinstance(answer, Fenced):
-                _follow(tx, jobs[ending.unit.job_id], ending, held[ending.unit.unit_id])
+        _follow(
+            tx,
+            [
+                (jobs[ending.unit.job_id], ending)
+                for ending, answer in zip(endings, said, strict=True)
+                if ending.outcome is Outcome.SUCCEEDED
+                and not isinstance(answer, Fenced)
+                # A repeated call has brought with it what it brings already.
+                and held[ending.unit.unit_id]["state"] != UnitState.DONE.value
+            ],
+        )
         reach("end.followed")
     reach("end.committed")
     return said
@@ -216,17 +224,16 @@ def _write(tx: Connection, written: list[dict[str, Any]]) -> None:
         run(tx, WRITE, written=jsonb(written), most_beside=ALONE_AFTER_BESIDE, most_lost=MAX_LOST - 1)
 
 
-def _follow(tx: Connection, job: LockedJob, ending: Ending, before: dict[str, Any]) -> None:
-    """What an answer brings with it, once; a repeated call has brought it already."""
-    if before["state"] == UnitState.DONE.value:
-        return
-    if ending.also is not None:
-        ending.also(tx, job)
-    insert(tx, job, ending.follow)
+def _follow(tx: Connection, answered: Sequence[tuple[LockedJob, Ending]]) -> None:
+    """What answers bring with them."""
+    for job, ending in answered:
+        if ending.also is not None:
+            ending.also(tx, job)
+    insert(tx, [(job, ending.follow) for job, ending in answered])
 
 
 def _digest(answer: dict[str, Any] | None) -> str:
-    return hashlib.sha256(json.dumps(storable(answer), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(answer, sort_keys=True).encode()).hexdigest()
 
 
 def _closed(job: LockedJob) -> Problem:

@@ -1,8 +1,9 @@
 """The connection to PostgreSQL, and how Python values become parameters."""
 
+import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -18,11 +19,19 @@ IDLE_IN_TRANSACTION_MS = 10_000
 NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def open_database(url: str, *, size: int = 8, application: str = "omni-jobs", ping: bool = True) -> Engine:
+# A worker's statements each touch a few rows by their keys, and are planned once: what is right of a table of ten rows
+# must still be right of one of ten million, so plans that read a whole table are out.
+BY_KEYS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+
+
+def open_database(
+    url: str, *, size: int = 8, application: str = "omni-jobs", ping: bool = True, by_keys: bool = False
+) -> Engine:
     """An engine on `postgresql://...`; connections are made when first used.
 
     Args:
         ping: ask a pooled connection whether it lives before each use; whoever repeats statements need not.
+        by_keys: only for statements that find every row by an index.
 
     Raises:
         UsageError: not the URL of a PostgreSQL database.
@@ -33,7 +42,8 @@ def open_database(url: str, *, size: int = 8, application: str = "omni-jobs", pi
     return create_engine(
         "postgresql+psycopg://" + url[match.end() :],
         pool_size=size,
-        max_overflow=size,
+        max_overflow=0,  # what is made beyond the size is closed after each use, and making one costs ten statements
+        pool_use_lifo=True,
         pool_pre_ping=ping,
         pool_recycle=1800,
         # Parameters hold secrets and whole transcripts: neither belongs into an error's text.
@@ -45,14 +55,18 @@ def open_database(url: str, *, size: int = 8, application: str = "omni-jobs", pi
             "keepalives_idle": 10,
             "tcp_user_timeout": 30_000,
             # A process that is frozen inside a transaction loses it, and with it the jobs that all others wait for.
-            "options": f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
+            "options": f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c jit=off"
+            + (f" {BY_KEYS}" if by_keys else ""),
         },
     )
 
 
 @contextmanager
-def auto(db: Engine) -> Iterator[Connection]:
-    """A connection on which each statement is its own transaction: one round trip."""
+def auto(db: Engine | Connection) -> Iterator[Connection]:
+    """A connection on which each statement is its own transaction: one round trip. One that is had already is kept."""
+    if isinstance(db, Connection):
+        yield db
+        return
     with db.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         yield connection
 
@@ -63,8 +77,17 @@ def new_id() -> str:
 
 
 def jsonb(value: Any) -> Jsonb:
-    """A jsonb parameter, less what PostgreSQL cannot keep (NUL, lone surrogates)."""
-    return Jsonb(storable(value))
+    """A jsonb parameter, less what PostgreSQL cannot keep (NUL, lone surrogates, numbers that are none)."""
+    return Jsonb(value, dumps=_dumps)
+
+
+def _dumps(value: Any) -> bytes:
+    """As JSON; only what cannot be kept is worth a walk through all of it."""
+    with suppress(ValueError):
+        said = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        if "\\u0000" not in said:
+            return said.encode()
+    return json.dumps(storable(value), ensure_ascii=False).encode()
 
 
 def storable(value: Any) -> Any:

@@ -11,8 +11,7 @@ from omni_jobs.store.database import auto, jsonb, row, rows, run
 from omni_jobs.store.locks import LockedJob, lock
 from omni_jobs.store.settle import close, locked
 from omni_jobs.store.submissions import PREPARE_LIMIT_S
-from omni_jobs.store.units import NewUnit
-from omni_jobs.store.units import insert as insert_units
+from omni_jobs.store.units import NewUnit, insert
 
 # What a job shows of itself. Media seconds and pages count the map units, which carry them as `amount`.
 VIEW = """
@@ -84,7 +83,7 @@ def mark(db: Engine, tenant_id: str, job_id: str) -> str:
     return found["mark"]
 
 
-def origin(db: Engine, job_id: str) -> dict[str, Any]:
+def origin(db: Engine | Connection, job_id: str) -> dict[str, Any]:
     """{created_at, reused_from} of a job that exists."""
     with auto(db) as tx:
         found = row(tx, "select created_at, reused_from from omni.jobs where job_id = :job_id", job_id=job_id)
@@ -125,7 +124,7 @@ def cancel(db: Engine, tenant_id: str, job_id: str) -> bool:
             return False
         if not job.open:
             raise Conflict(f"job {job_id} cannot be cancelled: it {job.state.fate}")
-        close(tx, job, JobState.CANCELLED)
+        close(tx, [(job, JobState.CANCELLED, None)])
     return True
 
 
@@ -176,14 +175,10 @@ def retry(db: Engine, tenant_id: str, job_id: str, *, secret: dict[str, Any] | N
             id=job_id,
             whole=whole,
         )
-        insert_units(
-            tx,
-            job,
-            [
-                NewUnit(UnitKind.PREPARE, one["source_id"], one["position"], time_limit_s=PREPARE_LIMIT_S)
-                for one in again
-            ],
-        )
+        prepare = [
+            NewUnit(UnitKind.PREPARE, one["source_id"], one["position"], time_limit_s=PREPARE_LIMIT_S) for one in again
+        ]
+        insert(tx, [(job, prepare)])
         return job.revision
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from omni_jobs.errors import Problem
-from omni_jobs.job import JobState, Phase, Pool
+from omni_jobs.job import PHASE_OF, POOL_OF, JobState, Phase, Pool, UnitKind
 from omni_jobs.store.database import jsonb, rows, run
 
 
@@ -17,6 +17,7 @@ class LockedJob:
 
     Attributes:
         woken: pools that have got work.
+        awaits: phases of which this transaction has inserted units that somebody must work on.
         events: (type, data), numbered when they are written.
     """
 
@@ -32,6 +33,7 @@ class LockedJob:
     result_revision: int | None
     error: Problem | None = None
     woken: set[Pool] = field(default_factory=set)
+    awaits: set[Phase] = field(default_factory=set)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     @property
@@ -40,6 +42,12 @@ class LockedJob:
 
     def record(self, type: str, **data: Any) -> None:
         self.events.append((type, data))
+
+    def expects(self, kinds: Iterable[UnitKind]) -> None:
+        """It has got units of these kinds."""
+        for kind in kinds:
+            self.woken.add(POOL_OF[kind])
+            self.awaits.add(PHASE_OF[kind])
 
     def start(self) -> None:
         """Work on it has begun; the claim says so unless somebody held the row."""

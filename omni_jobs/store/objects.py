@@ -16,23 +16,18 @@ AGAIN_S = 3600.0
 UPLOAD_S = 24 * 3600.0
 
 
-def reserve(
-    db: Engine, *, prefix: str, tenant_id: str, job_id: str, unit_id: str | None = None, generation: int | None = None
-) -> None:
-    """Say that a source will be put at a key: by an upload, or by an attempt at its prepare unit."""
+def reserve(db: Engine, *, prefix: str, tenant_id: str, job_id: str) -> None:
+    """Say that a source will be put at a key, by an upload. An attempt says so in `sources.begin`."""
     with auto(db) as tx:
         run(
             tx,
             """
-            insert into omni.blobs (prefix, tenant_id, job_id, unit_id, generation, kind)
-            values (:prefix, :tenant_id, :job_id, cast(:unit_id as uuid), cast(:generation as integer), 'source')
+            insert into omni.blobs (prefix, tenant_id, job_id, kind) values (:prefix, :tenant_id, :job_id, 'source')
             on conflict (prefix) do nothing
             """,
             prefix=prefix,
             tenant_id=tenant_id,
             job_id=job_id,
-            unit_id=unit_id,
-            generation=generation,
         )
 
 

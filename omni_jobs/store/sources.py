@@ -12,7 +12,7 @@ COLUMNS = """source_id, job_id, position, uri, name, tasks, snapshot, sha256, si
   pages, probe, gaps, speech, reuse_key, error"""
 
 
-def of_job(db: Engine, job_id: str) -> list[dict[str, Any]]:
+def of_job(db: Engine | Connection, job_id: str) -> list[dict[str, Any]]:
     with auto(db) as tx:
         return rows(tx, f"select {COLUMNS} from omni.sources where job_id = :job_id order by position", job_id=job_id)
 
@@ -20,6 +20,28 @@ def of_job(db: Engine, job_id: str) -> list[dict[str, Any]]:
 def get(db: Engine, source_id: str) -> dict[str, Any] | None:
     with auto(db) as tx:
         return row(tx, f"select {COLUMNS} from omni.sources where source_id = :id", id=source_id)
+
+
+def begin(db: Engine, unit: Held, source_id: str, *, key: str) -> dict[str, Any] | None:
+    """A source whose prepare unit is held; where its snapshot is still to be taken, `key` is reserved for it."""
+    with auto(db) as tx:
+        return row(
+            tx,
+            f"""
+            with source as materialized (
+              select {COLUMNS} from omni.sources where source_id = :id
+            ), reserved as (
+              insert into omni.blobs (prefix, tenant_id, job_id, unit_id, generation, kind)
+              select :key, j.tenant_id, j.job_id, :unit_id, :generation, 'source'
+              from source s join omni.jobs j using (job_id) where s.snapshot is null on conflict (prefix) do nothing
+            )
+            select * from source
+            """,
+            id=source_id,
+            key=key,
+            unit_id=unit.unit_id,
+            generation=unit.generation,
+        )
 
 
 def keep_snapshot(db: Engine, unit: Held, source_id: str, *, key: str, sha256: str, size_bytes: int) -> None:

@@ -36,39 +36,43 @@ class NewUnit:
     time_limit_s: float = 3600.0
 
 
-def insert(tx: Connection, job: LockedJob, units: Sequence[NewUnit]) -> None:
-    """Insert units of a locked job; an answer to the same question is taken over where the job allows it."""
-    asked = {unit.reuse_key: unit.source_id for unit in units if unit.reuse_key}
-    answered = take_units(tx, job, asked) if asked else set()
-    new = [unit for unit in units if unit.reuse_key not in answered]
+def insert(tx: Connection, wanted: Sequence[tuple[LockedJob, Sequence[NewUnit]]]) -> None:
+    """Insert units of locked jobs; an answer to the same question is taken over where its job allows it."""
+    new: list[dict[str, Any]] = []
+    for job, units in wanted:
+        asked = {unit.reuse_key: unit.source_id for unit in units if unit.reuse_key}
+        answered = take_units(tx, job, asked) if asked else set()
+        left = [unit for unit in units if unit.reuse_key not in answered]
+        job.expects(unit.kind for unit in left if unit.error is None)
+        new += [_row(job, unit) for unit in left]
     if not new:
         return
-    job.woken |= {POOL_OF[unit.kind] for unit in new if unit.error is None}
     run(
         tx,
         """
         insert into omni.units (unit_id, job_id, tenant_id, source_id, revision, kind, pool, position, priority, due_at,
           input, amount, cost, bytes, reuse_key, state, error, time_limit_s, finished_at)
-        select n.unit_id, :job_id, :tenant_id, n.source_id, :revision, n.kind, n.pool, n.position, :priority,
-          cast(:due_at as timestamptz), n.input, n.amount, n.cost, n.bytes, n.reuse_key,
+        select n.unit_id, n.job_id, n.tenant_id, n.source_id, n.revision, n.kind, n.pool, n.position, n.priority,
+          n.due_at, n.input, n.amount, n.cost, n.bytes, n.reuse_key,
           case when n.error is null then 'ready' else 'dead' end, n.error, n.time_limit_s,
           case when n.error is not null then now() end
-        from jsonb_to_recordset(:units) as n(unit_id uuid, source_id uuid, kind text, pool text, position integer,
-          input jsonb, amount double precision, cost double precision, bytes bigint, reuse_key text, error jsonb,
+        from jsonb_to_recordset(:units) as n(unit_id uuid, job_id uuid, tenant_id text, source_id uuid,
+          revision integer, kind text, pool text, position integer, priority integer, due_at timestamptz, input jsonb,
+          amount double precision, cost double precision, bytes bigint, reuse_key text, error jsonb,
           time_limit_s double precision)
         """,
-        job_id=job.job_id,
-        tenant_id=job.tenant_id,
-        revision=job.revision,
-        priority=job.priority,
-        due_at=job.due_at,
-        units=jsonb([_row(unit) for unit in new]),
+        units=jsonb(new),
     )
 
 
-def _row(unit: NewUnit) -> dict[str, Any]:
+def _row(job: LockedJob, unit: NewUnit) -> dict[str, Any]:
     return {
         "unit_id": unit.unit_id,
+        "job_id": job.job_id,
+        "tenant_id": job.tenant_id,
+        "revision": job.revision,
+        "priority": job.priority,
+        "due_at": job.due_at,
         "source_id": unit.source_id,
         "kind": unit.kind.value,
         "pool": POOL_OF[unit.kind].value,
@@ -83,7 +87,7 @@ def _row(unit: NewUnit) -> dict[str, Any]:
     }
 
 
-def answers(db: Engine, job_id: str, revision: int, source_id: str | None = None) -> list[dict[str, Any]]:
+def answers(db: Engine | Connection, job_id: str, revision: int, source_id: str | None = None) -> list[dict[str, Any]]:
     """Every unit of a revision with its input, answer, kept answer and error."""
     with auto(db) as tx:
         return rows(

@@ -92,7 +92,7 @@ def beat(db: Engine, worker_id: str, units: dict[str, tuple[int, float]], counte
             ), free as (
               -- Progress is a courtesy: whoever ends one of them goes first.
               select u.unit_id, m.progress from omni.units u join moved m using (unit_id, generation)
-              where u.state = 'running' and u.progress <> m.progress
+              where u.unit_id = any(cast(:ids as uuid[])) and u.state = 'running' and u.progress <> m.progress
               order by u.unit_id for no key update of u skip locked
             ), told as (
               update omni.units u set progress = free.progress from free where u.unit_id = free.unit_id
@@ -151,17 +151,12 @@ def unwanted(db: Engine, held: list[tuple[str, int]]) -> set[tuple[str, int]]:
         found = rows(
             tx,
             """
-            select h.unit_id::text, h.generation
-            from unnest(cast(:ids as uuid[]), cast(:generations as int[])) as h(unit_id, generation)
-            where not exists (
-              select 1 from omni.units u join omni.jobs j using (job_id)
-              where u.unit_id = h.unit_id and u.generation = h.generation and j.state in ('queued', 'running')
-                and j.revision = u.revision)
+            select u.unit_id::text, u.generation from omni.units u join omni.jobs j using (job_id)
+            where u.unit_id = any(cast(:ids as uuid[])) and j.finished_at is null and j.revision = u.revision
             """,
             ids=[unit_id for unit_id, _ in held],
-            generations=[generation for _, generation in held],
         )
-    return {(one["unit_id"], one["generation"]) for one in found}
+    return set(held) - {(one["unit_id"], one["generation"]) for one in found}
 
 
 def of_host(db: Engine, host: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,23 @@ def cpu_seconds() -> float:
     while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
         ours |= more
     return sum(used[pid] for pid in ours if pid in used)
+
+
+def cpu_of(pids: Iterable[int]) -> float:
+    """CPU seconds of these processes."""
+    used = 0.0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            used += sum(map(int, fields[11:13])) / HZ
+    return used
+
+
+def servers_of(made: Cluster) -> list[int]:
+    """PostgreSQL's processes."""
+    assert made.postgres.process is not None
+    children = Path(f"/proc/{made.postgres.process.pid}/task/{made.postgres.process.pid}/children").read_text()
+    return [made.postgres.process.pid, *map(int, children.split())]
 
 
 @contextlib.contextmanager
@@ -113,6 +130,8 @@ def together(made: Cluster, jobs: int) -> None:
     """Submitting and working at the same time, as in service."""
     scripts = [Script(f"more-{number}", span_s=0.0) for number in range(jobs)]
     said: dict[str, float] = {}
+    parts = {"postgres": servers_of(made), "generator": [os.getpid()]} | {one.pool: [one.pid] for one in made.workers}
+    before = {name: cpu_of(pids) for name, pids in parts.items()}
     with timed(said):
         ids = made.submit(scripts, threads=2)
         states = made.wait(ids, timeout_s=600, every_s=0.25)
@@ -121,6 +140,8 @@ def together(made: Cluster, jobs: int) -> None:
         f"all at once   {jobs / said['wall_s']:.0f} jobs/s, {4 * jobs / said['wall_s']:.0f} units/s "
         f"({said['wall_s']:.1f} s, {said['cpu_s']:.1f} CPU-s)"
     )
+    spent = {name: 1000 * (cpu_of(pids) - before[name]) / jobs for name, pids in parts.items()}
+    print(f"ms of CPU a job: {', '.join(f'{name} {ms:.1f}' for name, ms in spent.items())}")
 
 
 # Claims

@@ -52,7 +52,7 @@ def test_a_broker_that_restarts_forgets_or_is_away_costs_nothing(scale: float, r
         for pool in ("cpu", "gpu", "gpu", "io"):
             made.start(pool)
         url = made.start_api()
-        queues, load = Queues(made), Load(made, url, per_s=8)
+        queues, load = Queues(made), Load(made, url, per_s=4)
         made.until(lambda: len(load.posted) >= 10, 30, "nobody answers")
         made.kill(made.valkey)
         restarted_s = made.revive(made.valkey)
@@ -60,12 +60,14 @@ def test_a_broker_that_restarts_forgets_or_is_away_costs_nothing(scale: float, r
         redis.Redis.from_url(made.valkey.url).flushall()
         time.sleep(1)
 
+        usual_s = _round_trip(made, url, "usual")
+
         made.kill(made.valkey)
         away, done_before = time.monotonic(), len(load.posted)
         time.sleep(down_s)
         back = time.monotonic()
         made.revive(made.valkey)
-        recovered_s = _round_trip(made, url)
+        recovered_s = _round_trip(made, url, "recovery")
         time.sleep(1)
         load.stop()
         queues.stop()
@@ -83,6 +85,7 @@ def test_a_broker_that_restarts_forgets_or_is_away_costs_nothing(scale: float, r
             p95_ms=1000 * p95(waits_s),
             p50_ms=1000 * sorted(waits_s)[len(waits_s) // 2],
             restart_s=restarted_s,
+            usual_s=usual_s,
             recovery_s=recovered_s,
             longest_queues=queues.longest,
             looks=queues.looks,
@@ -91,14 +94,14 @@ def test_a_broker_that_restarts_forgets_or_is_away_costs_nothing(scale: float, r
         assert states == {"succeeded": len(taken)}
         made.check(taken)
         assert p95(waits_s) <= NOISE * ANSWER_S
-        assert recovered_s <= 2 * RECOVER_S  # the load goes on meanwhile, on few cores
+        assert recovered_s <= RECOVER_S + 2 * usual_s  # the load goes on meanwhile, on few cores
         assert all(queues.longest[pool] <= live[pool] for pool in live), (queues.longest, live)
         assert {worker.starts for worker in made.workers} == {1}
 
 
-def _round_trip(made: Cluster, url: str) -> float:
+def _round_trip(made: Cluster, url: str, name: str) -> float:
     """Seconds from submitting a job to its end."""
     started = time.monotonic()
-    posted = Client(made, url).post(Script("round-trip"))
+    posted = Client(made, url).post(Script(name))
     made.wait([posted.job_id], timeout_s=60, every_s=0.05)
     return time.monotonic() - started
