@@ -107,6 +107,7 @@ class Job(BaseModel):
     reused_from: Id | None = Field(description="The job whose answers were taken over.")
     revision: int
     priority: int
+    deadline: Time | None = Field(description="Among jobs of one priority the earlier one goes first.")
     metadata: dict[str, Any]
     options: dict[str, Any]
     created_at: Time
@@ -186,7 +187,7 @@ def job_of(row: dict[str, Any], now: datetime | None = None) -> Job:
     tasks = options.pop("tasks", None) or "auto"
     path = f"/v1/jobs/{row['job_id']}"
     shown = ("name", "state", "phase", "error", "waiting", "reused_from", "revision", "priority", "metadata")
-    times = ("created_at", "started_at", "finished_at")
+    times = ("deadline", "created_at", "started_at", "finished_at")
     return Job(
         **{name: row[name] for name in (*shown, *times)},
         id=row["job_id"],

@@ -16,7 +16,8 @@ from omni_jobs.store.units import NewUnit, insert
 # What a job shows of itself. Media seconds and pages count the map units, which carry them as `amount`.
 VIEW = """
 select j.job_id, j.tenant_id, j.name, j.origin, j.options, j.metadata, j.state, j.phase, j.revision, j.error, j.waiting,
-  j.reused_from, j.result_revision, j.created_at, j.started_at, j.finished_at, j.priority, j.event_seq,
+  j.reused_from, j.result_revision, j.created_at, j.started_at, j.finished_at, j.priority,
+  nullif(j.due_at, 'infinity') as deadline, j.event_seq,
   (select jsonb_agg(jsonb_build_object('source_id', s.source_id, 'uri', s.uri, 'name', s.name, 'medium', s.medium,
      'container', s.container, 'duration_s', s.duration_s, 'pages', s.pages, 'size_bytes', s.size_bytes,
      'sha256', s.sha256, 'tasks', s.tasks, 'error', s.error) order by s.position)

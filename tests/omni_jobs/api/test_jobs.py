@@ -240,7 +240,8 @@ def test_the_same_command_many_times_at_once_makes_one_job(api: TestClient, blob
 def test_priority_and_deadline_reach_the_units(api: TestClient, db: Engine) -> None:
     asked = {"uri": "s3://media/a", "priority": 7, "deadline": "2030-01-31T18:00:00+01:00"}
     job = api.post("/v1/jobs", json=asked).json()
-    assert job["priority"] == 7
+    assert (job["priority"], job["deadline"]) == (7, "2030-01-31T17:00:00Z")
+    assert api.post("/v1/jobs", json={"uri": "s3://media/b"}).json()["deadline"] is None
     with db.connect() as tx:
         found = tx.execute(
             text("select priority, due_at = '2030-01-31T17:00:00Z' from omni.units where job_id = :id"),
