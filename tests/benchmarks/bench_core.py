@@ -1,6 +1,7 @@
 """What durability costs: jobs through the core, claims in a long queue, the same counts in Celery and procrastinate.
 
     python tests/benchmarks/bench_core.py flow [--jobs 3000] [--s3]
+    python tests/benchmarks/bench_core.py post [--jobs 5000]
     python tests/benchmarks/bench_core.py claims [--finished 1000000]
     python tests/benchmarks/bench_core.py others [--tasks 6000]     # pip install procrastinate
     python tests/benchmarks/bench_core.py plans [--finished 1000000]
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +35,7 @@ from omni_jobs.store import attempts, claims, workers  # noqa: E402
 from omni_jobs.store.database import open_database  # noqa: E402
 from tests.faults.cluster import Cluster, cluster  # noqa: E402
 from tests.faults.fake import Script  # noqa: E402
+from tests.faults.load import Client, Posted  # noqa: E402
 
 HZ = os.sysconf("SC_CLK_TCK")
 
@@ -142,6 +145,50 @@ def together(made: Cluster, jobs: int) -> None:
     )
     spent = {name: 1000 * (cpu_of(pids) - before[name]) / jobs for name, pids in parts.items()}
     print(f"ms of CPU a job: {', '.join(f'{name} {ms:.1f}' for name, ms in spent.items())}")
+
+
+# Posts
+
+
+PER_S = 50  # posts a second
+
+
+def post(jobs: int) -> None:
+    """POST /v1/jobs at a fixed rate: with a broker, while it is away, and with workers that take every core."""
+    with cluster() as made:
+        url = made.start_api()
+        posted(made, url, 100, "warm")
+        before_mib = rss_mib(made.api_pid)
+        for name in ("broker there", "broker away", "workers busy"):
+            if name == "broker away":
+                made.kill(made.valkey)
+            elif name == "workers busy":
+                made.revive(made.valkey)
+                for pool in ("maintain", "cpu", "gpu", "io"):
+                    made.start(pool)
+            answers = posted(made, url, jobs // 3, name)
+            ms = [1000 * one.seconds for one in answers]
+            statuses = Counter(one.status for one in answers)
+            print(f"{name:<13} {len(ms)} posts at {PER_S}/s: {quantiles(ms)}, {dict(statuses)}")
+        print(f"memory of the API: {before_mib:.0f} MiB before, {rss_mib(made.api_pid):.0f} MiB after {jobs} jobs")
+
+
+def posted(made: Cluster, url: str, jobs: int, name: str, clients: int = 8) -> list[Posted]:
+    """An open loop: the next is sent when it is due, whether the one before is answered or not."""
+    answers: list[Posted] = []
+    began = time.monotonic()
+
+    def send(first: int) -> list[Posted]:
+        client, mine = Client(made, url), []
+        for number in range(first, jobs, clients):
+            time.sleep(max(0.0, began + number / PER_S - time.monotonic()))
+            mine.append(client.post(Script(f"{name}-{number}", span_s=0.0)))
+        return mine
+
+    with ThreadPoolExecutor(clients) as threads:
+        for some in threads.map(send, range(clients)):
+            answers += some
+    return answers
 
 
 # Claims
@@ -333,7 +380,7 @@ def others(tasks: int, python: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("flow", "claims", "others", "plans"))
+    parser.add_argument("what", choices=("flow", "post", "claims", "others", "plans"))
     parser.add_argument("--jobs", type=int, default=3000)
     parser.add_argument("--tasks", type=int, default=6000)
     parser.add_argument("--finished", type=int, default=1_000_000)
@@ -344,6 +391,8 @@ def main() -> None:
     match given.what:
         case "flow":
             flow(given.jobs, given.s3)
+        case "post":
+            post(given.jobs)
         case "claims":
             queue(given.finished)
         case "plans":

@@ -270,6 +270,11 @@ class Cluster:
         self.until(lives, 60, "the API does not answer")
         return f"http://127.0.0.1:{port}"
 
+    @property
+    def api_pid(self) -> int:
+        assert self._api is not None
+        return self._api.pid
+
     # Work
 
     def submit(self, scripts: Sequence[Script], tenant: str = "", threads: int = 4, **request: Any) -> list[str]:
