@@ -56,6 +56,30 @@ class Duty:
             log.warning("duty.failed", duty=self.name, error=f"{type(error).__name__}: {error}"[:300])
 
 
+@dataclass(slots=True)
+class Contact:
+    """Since when the database has answered us without a break.
+
+    While it does not, or while the whole machine sleeps, nobody can beat: silence is a fault only where we were heard.
+    """
+
+    lease_s: float
+    since: tuple[float, float] = (0.0, 0.0)
+    last: tuple[float, float] = (float("-inf"), float("-inf"))
+
+    def lasts(self) -> bool:
+        """It has just answered: whether it has done so for a lease."""
+        now = (time.monotonic(), time.time())  # the one stands still while a machine sleeps, the other may be set
+        if _apart(now, self.last) > self.lease_s / 2:
+            self.since = now
+        self.last = now
+        return now[0] - self.since[0] >= self.lease_s
+
+
+def _apart(now: tuple[float, float], then: tuple[float, float]) -> float:
+    return max(abs(one - other) for one, other in zip(now, then, strict=True))
+
+
 def serve(settings: Settings) -> None:
     """Do the duties until SIGTERM."""
     telemetry.set_up(settings, worker="maintain")
@@ -80,10 +104,10 @@ def serve(settings: Settings) -> None:
         ),
         stop,
     )
-    keep_sources = settings.keep_sources == "copy"
+    keep_sources, contact = settings.keep_sources == "copy", Contact(settings.lease_s)
     duties = (
         Duty("beat", 0.0, lambda: workers.beat(db, worker_id, {}, counters.totals())),
-        Duty("recover", 0.0, lambda: recover(db, settings, counters)),
+        Duty("recover", 0.0, lambda: recover(db, settings, counters, contact)),
         Duty("regulate", 0.0, lambda: pools.regulate(db, ready_s=settings.ready_s, ready_bytes=settings.ready_bytes)),
         Duty("explain", 0.0, lambda: pools.explain(db, settings.lease_s)),
         Duty("wake", 0.0, lambda: wake(db, bell, settings.lease_s)),
@@ -98,7 +122,7 @@ def serve(settings: Settings) -> None:
     db.dispose()
 
 
-def recover(db: Engine, settings: Settings, counters: Counters) -> dict[Outcome, int]:
+def recover(db: Engine, settings: Settings, counters: Counters, contact: Contact) -> dict[Outcome, int]:
     """Give back the units of workers that are dead or silent; returns how many were charged, and how many not."""
     records = flight.folder(settings)
     for worker in workers.of_host(db, host()):
@@ -110,8 +134,7 @@ def recover(db: Engine, settings: Settings, counters: Counters) -> dict[Outcome,
             record.unlink(missing_ok=True)
             counters.add("workers_dead")
             log.warning("worker.dead", worker_id=str(worker["worker_id"]), pid=worker["pid"], verdict=verdict)
-    silent = workers.forget(db, settings.lease_s)
-    if silent:
+    if contact.lasts() and (silent := workers.forget(db, settings.lease_s)):
         counters.add("workers_silent", silent)
     taken = reaper.reap(db)
     for outcome, count in taken.items():

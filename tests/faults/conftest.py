@@ -15,9 +15,9 @@ def scale(request: pytest.FixtureRequest) -> float:
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest) -> Iterator[Report]:
+def report(request: pytest.FixtureRequest, scale: float) -> Iterator[Report]:
     """Counts of this test, printed as a row of the table at the end."""
-    made = Report(request.node.name)
+    made = Report(request.node.name, quiet=scale >= 1 and not hasattr(request.config, "workerinput"))
     yield made
     made.seconds = time.monotonic() - made.started
     # It travels with the test's report, from whichever process ran it.

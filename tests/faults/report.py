@@ -11,6 +11,12 @@ class Report:
     counts: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+    quiet: bool = True  # nothing else is tested at the same time
+
+    def bar(self, name: str, value: float, most: float) -> None:
+        """Count a time, or a ratio of times, that may not be more; beside other tests it says nothing and is no bar."""
+        self.say(**{name: value})
+        assert value <= most or not self.quiet, f"{name}: {value:.3g}, the most is {most:.3g}"
 
     def say(self, **counts: Any) -> None:
         self.counts |= counts

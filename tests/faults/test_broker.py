@@ -15,7 +15,6 @@ from tests.faults.report import Report
 pytestmark = [pytest.mark.servers, pytest.mark.faults, pytest.mark.timeout(600)]
 
 ANSWER_S = 0.05
-NOISE = 4  # this machine does other things too
 RECOVER_S = 5.0
 
 
@@ -82,19 +81,17 @@ def test_a_broker_that_restarts_forgets_or_is_away_costs_nothing(scale: float, r
             jobs=len(taken),
             **states,
             posts_while_down=len(answers),
-            p95_ms=1000 * p95(waits_s),
             p50_ms=1000 * sorted(waits_s)[len(waits_s) // 2],
             restart_s=restarted_s,
             usual_s=usual_s,
-            recovery_s=recovered_s,
             longest_queues=queues.longest,
             looks=queues.looks,
         )
         assert {one.status for one in load.posted} == {202}
         assert states == {"succeeded": len(taken)}
         made.check(taken)
-        assert p95(waits_s) <= NOISE * ANSWER_S
-        assert recovered_s <= RECOVER_S + 2 * usual_s  # the load goes on meanwhile, on few cores
+        report.bar("p95_s", p95(waits_s), ANSWER_S)
+        report.bar("recovery_s", recovered_s, RECOVER_S)
         assert all(queues.longest[pool] <= live[pool] for pool in live), (queues.longest, live)
         assert {worker.starts for worker in made.workers} == {1}
 

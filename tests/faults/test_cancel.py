@@ -20,7 +20,6 @@ from tests.faults.report import Report
 pytestmark = [pytest.mark.servers, pytest.mark.faults, pytest.mark.timeout(900)]
 
 STOP_S = 1.0
-NOISE = 3  # this machine does other things too
 LONG_S = 600.0
 
 
@@ -48,9 +47,9 @@ def test_a_cancelled_job_stops_wherever_it_is(scale: float, report: Report) -> N
         (later,) = made.submit([Script("later")])
         assert made.wait([later], timeout_s=60) == {"succeeded": 1}
         reused_s = time.monotonic() - started
-        report.say(jobs=total, **states, caught=watch.caught, p95_s=p95(list(waits_s.values())))
+        report.say(jobs=total, **states, caught=watch.caught)
         report.say(slowest_s=max(waits_s.values()), later_job_s=reused_s)
-        assert p95(list(waits_s.values())) <= NOISE * STOP_S
+        report.bar("p95_s", p95(list(waits_s.values())), STOP_S)
         assert set(watch.caught) >= {"queued", "span", "prepare", "decode", "deliver"}
         assert set(states) <= {"cancelled", "succeeded"} and states["cancelled"] == len(cancelled)
         assert made.sql("select 1 from omni.results where job_id = any(%s)", cancelled) == []
