@@ -329,6 +329,10 @@ class Cluster:
     def open_jobs(self) -> int:
         return self.sql("select count(*) as n from omni.jobs where state in ('queued', 'running')")[0]["n"]
 
+    def open_units(self, pool: str) -> int:
+        query = "select count(*) as n from omni.units where pool = %s and state in ('ready', 'running')"
+        return self.sql(query, pool)[0]["n"]
+
     def counted(self, series: str) -> float:
         """What all workers have counted of a series, dead ones included."""
         query = "select coalesce(sum((counters ->> %s)::float), 0) as n from omni.workers"

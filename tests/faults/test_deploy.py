@@ -28,10 +28,10 @@ def test_a_rolling_restart_costs_no_attempt(scale: float, report: Report) -> Non
         drains_s: list[float] = []
         told = held = 0
         for number in range(rounds):
-            if made.open_jobs() < 15 if ids else True:
+            worker = rolled[number % len(rolled)]
+            if made.open_jobs() < 15 or (worker.pool == "cpu" and made.open_units("cpu") < 5):
                 more = [_script(len(scripts) + n) for n in range(20)]
                 scripts, ids = [*scripts, *more], [*ids, *made.submit(more)]
-            worker = rolled[number % len(rolled)]
             if worker.pool != "maintain":
                 made.until(lambda worker=worker: _held(made, worker.pid), 60, f"{worker.pool} gets nothing to do")
             seconds, said, units = _roll(made, worker)

@@ -55,10 +55,10 @@ def test_what_comes_back_from_a_freeze_writes_nothing(scale: float, report: Repo
         frozen: list[dict[str, Any]] = []
         freezes = 0
         while freezes < wanted:
-            if made.open_jobs() < 40:
+            pool = ("gpu", "gpu", "cpu")[freezes % 3]
+            if made.open_jobs() < 40 or made.open_units(pool) < 20:
                 more = [Script(f"job-{len(ids) + n}", 2, prepare_s=0.3, span_s=0.8) for n in range(20)]
                 scripts, ids = scripts + more, ids + made.submit(more)
-            pool = ("gpu", "gpu", "cpu")[freezes % 3]
             sleepers = dice.sample(crew[pool], 2)
             pids = [worker.pid for worker in sleepers]
             made.until(lambda pids=pids: len(held(made, pids)) >= 4, 30, "nothing to freeze")
