@@ -55,7 +55,7 @@ class OnScreen(Part):
     text: str
     box: Box
     time_s: float
-    confidence: float
+    confidence: float | None = Field(default=None, description="0..1; null when the reader does not say")
 
 
 class Caption(Part):

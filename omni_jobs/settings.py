@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     # Work.
     backend: str = Field(
         default="embedded",
-        pattern=r"^(embedded|[\w.]+:\w+)$",
-        description="Who answers units: `embedded`, or your own `package.module:Class`.",
+        pattern=r"^(embedded|remote|[\w.]+:\w+)$",
+        description="Who answers units: `embedded`, `remote` (a model server), or your own `package.module:Class`.",
     )
     whisper: str = Field(
         default="base", description="`base`, `fast` (tiny.en), or a folder with a CTranslate2 Whisper model."
@@ -98,11 +98,38 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(default=2 * 2**30, description="With less free disk, prepare waits and says so.")
     work_dir: Path | None = Field(default=None, description="Scratch folder for decoding; default: the system's.")
 
+    # Model servers that speak OpenAI's API, for OMNI_BACKEND=remote; `omni-jobs backend test URL` says what to set.
+    remote_urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Their base URLs, comma-separated, each with its weight after a space where that is not 1: "
+        "`http://gpu-1:8000/v1 3, http://gpu-2:8000/v1`.",
+    )
+    remote_model: str = Field(default="", description="Name of the model, the same on all of them.")
+    remote_key: str = Field(default="", description="Key they want, sent as a bearer token; empty: none.", repr=False)
+    remote_kinds: Annotated[tuple[Literal["span", "clip", "page", "reduce"], ...], NoDecode] = Field(
+        default=("span", "clip", "page", "reduce"), description="Kinds of units they are asked, comma-separated."
+    )
+    remote_concurrency: int = Field(default=16, ge=1, le=1024, description="Requests under way at each of them.")
+    remote_timeout_s: float = Field(default=600.0, gt=0, description="Longest wait for one answer.")
+    remote_video: Literal["mp4", "frames"] = Field(
+        default="mp4", description="How a clip is sent: as one `video_url`, or as a list of `image_url`."
+    )
+    remote_frames: int = Field(
+        default=128, ge=2, le=1024, description="Most frames that one request shows; a longer clip takes several."
+    )
+    remote_max_tokens: int = Field(default=16_384, ge=256, description="Longest answer that is asked for, in tokens.")
+    remote_reasoning: int = Field(
+        default=0, ge=0, description="Tokens the model may think before it describes a clip or sums up; 0: none."
+    )
+    remote_language: str = Field(
+        default="en", pattern=r"^([a-z]{2,3})?$", description="Language of speech for jobs that do not name one."
+    )
+
     # What we say about ourselves.
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("s3_sources", "allowed_hosts", mode="before")
+    @field_validator("s3_sources", "allowed_hosts", "remote_urls", "remote_kinds", mode="before")
     @classmethod
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -62,12 +62,12 @@ class SpeakersAnswer(Answer):
 
 
 class ScreenText(Answer):
-    """Text seen in a frame; the box is in 0..1 of the frame."""
+    """Text seen in a frame; the box is in 0..1 of the frame, all of it where the reader does not say where."""
 
     text: str
     box: Box
     time_s: float
-    confidence: float
+    confidence: float | None = None
 
 
 class ShotAnswer(Answer):

@@ -34,9 +34,9 @@ class NotNow(Exception):
 
 
 class Rejected(Exception):
-    """A gate refused the answer; `last`: there is no other way of asking."""
+    """A gate refused the answer, None where it could not be read; `last`: there is no other way of asking."""
 
-    def __init__(self, gate: str, answer: dict[str, Any], problem: Problem, *, last: bool) -> None:
+    def __init__(self, gate: str, answer: dict[str, Any] | None, problem: Problem, *, last: bool) -> None:
         super().__init__(problem.message)
         self.gate, self.answer, self.problem, self.last = gate, answer, problem, last
 

@@ -14,7 +14,7 @@ import numpy as np
 from workers.answers import ClipAnswer, PageAnswer, ReduceAnswer, SpanAnswer
 
 # The last rung of each kind.
-LADDER = {"span": 1, "clip": 1, "page": 1, "reduce": 0}
+LADDER = {"span": 1, "clip": 1, "page": 1, "reduce": 1}
 
 # Times are rounded to milliseconds, and a unit may end within one of Whisper's steps of 20 ms, or within a frame.
 TOLERANCE_S = 0.1

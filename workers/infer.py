@@ -14,7 +14,7 @@ from omni_jobs.store.claims import Claimed
 from omni_jobs.store.units import NewUnit
 from workers import gates
 from workers.answers import SpanAnswer
-from workers.backends.backend import Cancelled, Request, UnitAnswer
+from workers.backends.backend import Cancelled, Request, UnitAnswer, Unusable
 from workers.context import CancelledUnit, Context, Rejected
 from workers.inputs import RATE_HZ, Canonical, CanonicalAudio, CanonicalClip, CanonicalPage
 from workers.speech.activity import uncovered
@@ -29,7 +29,7 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
     """Answer a span, clip, page or reduce unit.
 
     Raises:
-        Rejected: a gate refused the answer.
+        Rejected: a gate refused the answer, or nobody could read it.
     """
     answer = _ask(unit, context)
     reach("infer.answered")
@@ -64,6 +64,8 @@ def _ask(unit: Claimed, context: Context) -> UnitAnswer:
         return future.result()
     except Cancelled as error:
         raise CancelledUnit from error
+    except Unusable as error:
+        raise _rejected(unit, error.gate, str(error), None) from error
 
 
 def _rung(unit: Claimed) -> int:
@@ -75,9 +77,12 @@ def _judge(unit: Claimed, answer: UnitAnswer) -> None:
     start_s, end_s = unit.input.get("start_s", 0.0), unit.input.get("end_s", math.inf)
     verdict = gates.check(unit.kind.value, answer, start_s=start_s, end_s=end_s)
     if verdict is not None:
-        problem = Problem(ErrorType.UNREADABLE, f"the answer was refused ({verdict.gate}): {verdict.message}")
-        last = _rung(unit) >= gates.LADDER[unit.kind.value]
-        raise Rejected(verdict.gate, answer.model_dump(mode="json"), problem, last=last)
+        raise _rejected(unit, verdict.gate, verdict.message, answer.model_dump(mode="json"))
+
+
+def _rejected(unit: Claimed, gate: str, message: str, answer: dict[str, Any] | None) -> Rejected:
+    problem = Problem(ErrorType.UNREADABLE, f"the answer was refused ({gate}): {message}")
+    return Rejected(gate, answer, problem, last=_rung(unit) >= gates.LADDER[unit.kind.value])
 
 
 def media_of(unit: Claimed, context: Context) -> Canonical:

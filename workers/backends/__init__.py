@@ -11,20 +11,47 @@ from workers.flight import Flight
 
 def open_backend(settings: Settings, flight: Flight) -> Backend:
     """The backend of the settings, ready to answer; its models load when they are first needed."""
-    if settings.backend != "embedded":
-        return _own(settings.backend)(settings, flight)
-    from workers.backends.embedded import Embedded
+    match settings.backend:
+        case "embedded":
+            from workers.backends.embedded import Embedded
 
-    return Embedded(settings)
+            return Embedded(settings)
+        case "remote":
+            from workers.backends.remote import Remote
+
+            return Remote(settings)
+        case own:
+            return _own(own)(settings, flight)
 
 
 def identity_of(settings: Settings) -> Identity:
     """Who would answer, without loading anything."""
-    if settings.backend != "embedded":
-        return _own(settings.backend).identity_of(settings)
-    from workers.backends.embedded import identity
+    match settings.backend:
+        case "embedded":
+            from workers.backends.embedded import identity
 
-    return identity(settings)
+            return identity(settings)
+        case "remote":
+            from workers.backends.remote import identity
+
+            return identity(settings)
+        case own:
+            return _own(own).identity_of(settings)
+
+
+def missing_of(settings: Settings) -> tuple[str, ...]:
+    """In plain sentences what the backend would not do, without loading anything; nothing is known of a user's own."""
+    match settings.backend:
+        case "embedded":
+            from workers.backends.embedded import missing
+
+            return missing()
+        case "remote":
+            from workers.backends.remote import missing
+
+            return missing(settings)
+        case _:
+            return ()
 
 
 def _own(name: str) -> Any:

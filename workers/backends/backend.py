@@ -64,6 +64,14 @@ class Cancelled(Exception):
     """The future of a request that was cancelled raises this."""
 
 
+class Unusable(Exception):
+    """An answer came that cannot be read as one of its kind: asked again one rung up, as when a gate refuses it."""
+
+    def __init__(self, gate: str, message: str) -> None:
+        super().__init__(message)
+        self.gate = gate
+
+
 class Backend(Protocol):
     """Threads: `submit` and `cancel` may be called from any; answers come through the future."""
 

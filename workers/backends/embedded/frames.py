@@ -109,7 +109,7 @@ class Frames:
                 done += 1
                 on_progress(done / total)
             shots.append(
-                _answer(shot, [looks[k] for k in members], _once(texts), _sound(clip.sound, shot), len(chosen))
+                _answer(shot, [looks[k] for k in members], _once(texts), sound_of(clip.sound, shot), len(chosen))
             )
         on_progress(1.0)
         return ClipAnswer(shots=shots)
@@ -195,7 +195,7 @@ def _once(texts: Sequence[ScreenText]) -> list[ScreenText]:
         same = next((k for k, other in enumerate(kept) if _same(text, other)), None)
         if same is None:
             kept.append(text)
-        elif text.confidence > kept[same].confidence:
+        elif (text.confidence or 0.0) > (kept[same].confidence or 0.0):
             kept[same] = text.model_copy(update={"time_s": kept[same].time_s})
     return kept
 
@@ -222,7 +222,7 @@ def _overlap(a: Box, b: Box) -> float:
     return common / max(areas - common, 1e-9)
 
 
-def _sound(sounds: Sequence[Sound], shot: Shot) -> Sound | None:
+def sound_of(sounds: Sequence[Sound], shot: Shot) -> Sound | None:
     """What was measured for the shot, or for the measured part that covers most of it."""
 
     def covered(sound: Sound) -> float:
@@ -232,7 +232,7 @@ def _sound(sounds: Sequence[Sound], shot: Shot) -> Sound | None:
     return best if best is not None and covered(best) > 0 else None
 
 
-def _sound_kind(sound: Sound | None) -> SoundKind:
+def kind_of_sound(sound: Sound | None) -> SoundKind:
     if sound is None:
         return "none"
     if sound.speech_s >= SPEECH_S:
@@ -244,7 +244,7 @@ def _answer(
     shot: Shot, looks: Sequence[Look], texts: list[ScreenText], sound: Sound | None, frames_read: int
 ) -> ShotAnswer:
     duration_s = shot.end_s - shot.start_s
-    kind = _sound_kind(sound)
+    kind = kind_of_sound(sound)
     evidence: dict[str, Any] = {"duration_s": round(duration_s, 3), "frames": len(looks), "frames_read": frames_read}
     said = [f"A shot of {_seconds(duration_s)}"]
     if looks:

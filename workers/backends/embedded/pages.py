@@ -63,15 +63,15 @@ class Pages:
             if cancelled():
                 raise Cancelled
 
-        unusable = _unusable(page.words)
+        unusable = why_unusable(page.words)
         if not page.jpeg:
             if unusable:
                 return PageAnswer(source="none", reason=unusable, unread=f"{unusable} No picture was made of it.")
-            return _from_layer(page, check)
-        picture = _picture(page.jpeg)
-        if _is_blank(picture):
-            return PageAnswer(source="none") if not page.words else _from_layer(page, check)
-        picture = _enlarged(picture) if rung else picture
+            return from_layer(page, check)
+        picture = picture_of(page.jpeg)
+        if is_blank(picture):
+            return PageAnswer(source="none") if not page.words else from_layer(page, check)
+        picture = enlarged(picture) if rung else picture
         reading = self.ocr.read(picture, cancelled=cancelled, on_progress=lambda done: on_progress(OCR_SHARE * done))
         answer = self._compared(page, reading, page.width_pt / picture.shape[1], unusable, check)
         on_progress(1.0)
@@ -90,12 +90,12 @@ class Pages:
         if unusable and (reading.lines or not _any_letters(page.words)):
             return from_ocr(read, unusable)
         if unusable:
-            return _from_layer(page, check).model_copy(update={"unread": unusable})
-        layer, print_ = _bag(word.text for word in page.words), _bag(line.text for line in reading.lines)
+            return from_layer(page, check).model_copy(update={"unread": unusable})
+        layer, print_ = bag(word.text for word in page.words), bag(line.text for line in reading.lines)
         common = (layer & print_).total()
         agreement = common / max(layer.total(), print_.total(), 1)
         if agreement >= AGREEMENT or not self.ocr.knows("".join(word.text for word in page.words)):
-            return _from_layer(page, check)
+            return from_layer(page, check)
         if common >= AGREEMENT * layer.total():
             reason = f"The text layer has only {layer.total()} words where OCR reads {print_.total()}."
             return from_ocr(_merged(page, read, reading.turn), reason)
@@ -116,7 +116,7 @@ def _lines(count: int) -> str:
     return "1 line" if count == 1 else f"{count} lines"
 
 
-def _unusable(words: Sequence[PageWord]) -> str:
+def why_unusable(words: Sequence[PageWord]) -> str:
     """Why the text layer cannot be used at all, in a sentence; empty when it can."""
     text = "".join(word.text for word in words)
     if not text.strip():
@@ -137,12 +137,12 @@ def _is_unmappable(character: str) -> bool:
     return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Co", "Cn", "Cs")
 
 
-def _bag(texts: Iterable[str]) -> Counter[str]:
+def bag(texts: Iterable[str]) -> Counter[str]:
     folded = unicodedata.normalize("NFKC", " ".join(texts)).casefold()
     return Counter("".join(c if c.isalnum() else " " for c in folded).split())
 
 
-def _from_layer(page: CanonicalPage, check: Callable[[], object]) -> PageAnswer:
+def from_layer(page: CanonicalPage, check: Callable[[], object]) -> PageAnswer:
     turn = _turn_of(page.words)
     return _answer(page, "text_layer", _layer_pieces(page, turn), turn, check)
 
@@ -210,15 +210,15 @@ def _turn_of(words: Sequence[PageWord]) -> int:
     return max((0, 90, 270), key=lambda turn: ways[turn])
 
 
-def _picture(jpeg: bytes) -> Picture:
+def picture_of(jpeg: bytes) -> Picture:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
-def _is_blank(picture: Picture) -> bool:
+def is_blank(picture: Picture) -> bool:
     return float(picture.std()) < BLANK_DEVIATION
 
 
-def _enlarged(picture: Picture) -> Picture:
+def enlarged(picture: Picture) -> Picture:
     height, width = picture.shape[:2]
     size = (width * 3 // 2, height * 3 // 2)
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
