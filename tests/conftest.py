@@ -17,8 +17,8 @@ from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.store import open_database, schema
 from omni_jobs.store.database import new_id
 
-# What a shell starts in the background ignores SIGINT, what `nohup` starts SIGHUP, and so would all that we start: nobody
-# could press Ctrl-C.
+# What a shell starts in the background ignores SIGINT, what `nohup` starts SIGHUP, and so would all that we start:
+# nobody could press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
