@@ -1,0 +1,358 @@
+"""What `config.json` says about the model: sizes, layer pattern, token ids, quantisation. Names are those of the file.
+
+    OmniConfig
+     ├── text    TextConfig     llm_config: the hybrid of Mamba-2, mixture of experts and attention
+     ├── vision  VisionConfig   vision_config: C-RADIO
+     ├── sound   SoundConfig    sound_config: Parakeet
+     ├── image_projector, sound_projector   ProjectorConfig: what stands between an encoder and the text
+     ├── generation  GenerationConfig       generation_config.json
+     └── quant   QuantConfig    quantization_config, or hf_quant_config.json
+
+Keys that nothing reads (RoPE, `expand`, `intermediate_size` of the text) have no field. A key that would change the
+arithmetic into something this engine does not compute is refused.
+
+Source: spec sections 1, 8.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from workers.engine.quant import QuantConfig
+from workers.engine.sections import ConfigError, demand, mismatch, read, read_json, section
+
+__all__ = ["ConfigError", "Mixer", "OmniConfig", "ProjectorConfig", "QuantConfig", "SoundConfig", "TextConfig",
+           "VisionConfig", "GenerationConfig"]  # fmt: skip
+
+ARCHITECTURE = "NemotronH_Nano_Omni_Reasoning_V3"
+DTYPES = ("bfloat16", "float32")
+
+# What the one value of a key must be; another one means another model.
+TEXT_ONLY = {
+    "tie_word_embeddings": False, "attention_bias": False, "sliding_window": None, "use_conv_bias": True,
+    "mamba_proj_bias": False, "mamba_hidden_act": "silu", "mlp_hidden_act": "relu2", "mlp_bias": False,
+    "use_bias": False, "n_shared_experts": 1, "residual_in_fp32": False, "moe_latent_size": None,
+    "num_nextn_predict_layers": 0,
+}  # fmt: skip
+VISION_ONLY = {"vitdet_window_size": None, "separate_video_embedder": True}
+SOUND_ONLY = {
+    "convolution_bias": False, "projection_bias": False, "attention_bias": False, "scale_input": False,
+    "subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2,
+}  # fmt: skip
+TOP_ONLY = {"ps_version": "v2", "downsample_ratio": 0.5}
+
+# Sizes that follow from the name of a timm model: width, layers, heads, MLP over width.
+VISION_SIZES = {"vit_huge_patch16_224": (1280, 32, 16, 4.0)}
+
+
+class Mixer(StrEnum):
+    """What a block of the text model mixes with; the letter is that of the pattern."""
+
+    MAMBA = "M"
+    MOE = "E"
+    ATTENTION = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """`llm_config`. The number of layers is the length of the pattern."""
+
+    hidden_size: int
+    vocab_size: int
+    hybrid_override_pattern: str
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    mamba_num_heads: int
+    mamba_head_dim: int
+    n_groups: int
+    ssm_state_size: int
+    conv_kernel: int
+    chunk_size: int
+    n_routed_experts: int
+    num_experts_per_tok: int
+    moe_intermediate_size: int
+    moe_shared_expert_intermediate_size: int
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+    n_group: int = 1
+    topk_group: int = 1
+    time_step_limit: tuple[float, float] = (0.0, float("inf"))
+    layer_norm_epsilon: float = 1e-5
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    pad_token_id: int = 0
+
+    @property
+    def layers(self) -> tuple[Mixer, ...]:
+        return tuple(Mixer(letter) for letter in self.hybrid_override_pattern)
+
+    def layers_of(self, mixer: Mixer) -> tuple[int, ...]:
+        """Indices of the layers with this mixer, ascending."""
+        return tuple(at for at, one in enumerate(self.layers) if one is mixer)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return len(self.hybrid_override_pattern)
+
+    @property
+    def d_inner(self) -> int:
+        """Width inside a Mamba mixer; `expand` of the file is not used."""
+        return self.mamba_num_heads * self.mamba_head_dim
+
+    @property
+    def conv_dim(self) -> int:
+        """Channels of the causal convolution: x, B and C side by side."""
+        return self.d_inner + 2 * self.n_groups * self.ssm_state_size
+
+    @property
+    def in_proj_dim(self) -> int:
+        """Rows of a Mamba in_proj: z, x, B, C, dt."""
+        return self.d_inner + self.conv_dim + self.mamba_num_heads
+
+    @property
+    def q_dim(self) -> int:
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        return self.num_key_value_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class VisionConfig:
+    """`vision_config`. The sizes follow from `args.model`; keys of transformers' RadioConfig stand above them."""
+
+    patch_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    mlp_ratio: float
+    max_img_size: int
+    num_cls_tokens: int
+    num_registers: int
+    min_num_patches: int
+    max_num_patches: int
+    video_target_num_patches: int
+    video_maintain_aspect_ratio: bool = True
+    video_temporal_patch_size: int = 2
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def intermediate_size(self) -> int:
+        return round(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Learned tokens in front of the patches, dropped after the last block."""
+        return self.num_cls_tokens + self.num_registers
+
+    @property
+    def grid_size(self) -> int:
+        """Rows, and columns, of the position table."""
+        return self.max_img_size // self.patch_size
+
+    @property
+    def patch_dim(self) -> int:
+        return 3 * self.patch_size**2
+
+    @property
+    def video_patch_dim(self) -> int:
+        return self.video_temporal_patch_size * self.patch_dim
+
+
+@dataclass(frozen=True, slots=True)
+class SoundConfig:
+    """`sound_config`."""
+
+    hidden_size: int
+    num_attention_heads: int
+    num_hidden_layers: int
+    intermediate_size: int
+    conv_kernel_size: int
+    subsampling_conv_channels: int
+    subsampling_factor: int
+    num_mel_bins: int
+    projection_hidden_size: int
+    sampling_rate: int = 16_000
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def subsampled_bins(self) -> int:
+        """Mel bins that are left after the strided convolutions."""
+        return self.num_mel_bins // self.subsampling_factor
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorConfig:
+    """RMSNorm(in), linear in -> hidden, squared relu, linear hidden -> out."""
+
+    in_size: int
+    hidden_size: int
+    out_size: int
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """`generation_config.json`; the defaults are those that NVIDIA ships."""
+
+    eos_token_id: tuple[int, ...] = (2, 11)
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_new_tokens: int = 16384
+    reasoning_budget: int = 16384
+    reasoning_grace: int = 512
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "GenerationConfig":
+        eos = raw.get("eos_token_id", [2, 11])
+        return read(cls, {**raw, "eos_token_id": [eos] if isinstance(eos, int) else eos}, "")
+
+
+@dataclass(frozen=True, slots=True)
+class OmniConfig:
+    """The whole model."""
+
+    text: TextConfig
+    vision: VisionConfig
+    sound: SoundConfig
+    torch_dtype: str
+    projector_hidden_size: int
+    norm_mean: tuple[float, float, float]
+    norm_std: tuple[float, float, float]
+    img_context_token_id: int
+    sound_context_token_id: int
+    video_pruning_rate: float = 0.0
+    img_context_token: str = "<image>"
+    video_context_token: str = "<video>"
+    img_start_token: str = "<img>"
+    img_end_token: str = "</img>"
+    sound_context_token: str = "<so_embedding>"
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    quant: QuantConfig = field(default_factory=QuantConfig)
+
+    @property
+    def image_projector(self) -> ProjectorConfig:
+        """`mlp1`: its input is a square of 2 x 2 patches."""
+        return ProjectorConfig(4 * self.vision.hidden_size, self.projector_hidden_size, self.text.hidden_size)
+
+    @property
+    def sound_projector(self) -> ProjectorConfig:
+        return ProjectorConfig(self.sound.hidden_size, self.sound.projection_hidden_size, self.text.hidden_size)
+
+    @classmethod
+    def from_dir(cls, directory: Path) -> "OmniConfig":
+        """Reads `config.json` and, where they are, `generation_config.json` and `hf_quant_config.json`."""
+        raw = read_json(directory / "config.json")
+        extra = {}
+        if (directory / "generation_config.json").exists():
+            extra["generation"] = GenerationConfig.from_dict(read_json(directory / "generation_config.json"))
+        if (directory / "hf_quant_config.json").exists():
+            extra["quant"] = QuantConfig.from_hf(read_json(directory / "hf_quant_config.json"))
+        return cls.from_dict(raw, **extra)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], **extra: Any) -> "OmniConfig":
+        """From the object in `config.json`; `extra` gives `generation` and `quant` of other files.
+
+        Raises:
+            ConfigError: with the pointer of the key, what was expected and what came.
+        """
+        if raw.get("model_type") != ARCHITECTURE:
+            raise mismatch("/model_type", f'"{ARCHITECTURE}"', raw.get("model_type"))
+        dtype = raw.get("torch_dtype", raw.get("dtype"))  # transformers 5 renamed it
+        if dtype not in DTYPES:
+            raise mismatch("/torch_dtype", " or ".join(DTYPES), dtype)
+        demand(raw, TOP_ONLY, "")
+        if "quantization_config" in raw:
+            # The record inside config.json stands above the one beside it.
+            extra["quant"] = QuantConfig.from_config(section(raw, "quantization_config"))
+        vision = _vision(raw, section(raw, "vision_config"))
+        text, sound = _text(section(raw, "llm_config")), _sound(section(raw, "sound_config"))
+        given = {"generation": GenerationConfig(), "quant": QuantConfig(), **extra}
+        config = read(cls, raw, "", torch_dtype=dtype, text=text, vision=vision, sound=sound, **given)
+        _check_tokens(config)
+        return config
+
+
+def _check_tokens(config: OmniConfig) -> None:
+    # The id of <video> lies outside the vocabulary in the published file: it is no token, and has no field.
+    for key in ("img_context_token_id", "sound_context_token_id"):
+        if getattr(config, key) >= config.text.vocab_size:
+            raise mismatch(f"/{key}", f"less than vocab_size = {config.text.vocab_size}", getattr(config, key))
+    if not 0 <= config.video_pruning_rate < 1:
+        raise mismatch("/video_pruning_rate", "at least 0 and less than 1", config.video_pruning_rate)
+
+
+def _text(raw: dict[str, Any]) -> TextConfig:
+    at = "/llm_config"
+    demand(raw, TEXT_ONLY, at)
+    text = read(TextConfig, raw, at)
+    strange = set(text.hybrid_override_pattern) - set(Mixer)
+    if strange or not text.hybrid_override_pattern:
+        raise mismatch(f"{at}/hybrid_override_pattern", "letters M, E and *", text.hybrid_override_pattern)
+    if raw.get("num_hidden_layers", text.num_hidden_layers) != text.num_hidden_layers:
+        expected = f"{text.num_hidden_layers} as the pattern has"
+        raise mismatch(f"{at}/num_hidden_layers", expected, raw["num_hidden_layers"])
+    _divides(at, "num_attention_heads", text.num_attention_heads, "num_key_value_heads", text.num_key_value_heads)
+    _divides(at, "mamba_num_heads", text.mamba_num_heads, "n_groups", text.n_groups)
+    _divides(at, "n_routed_experts", text.n_routed_experts, "n_group", text.n_group)
+    if text.num_experts_per_tok > text.n_routed_experts:
+        raise mismatch(f"{at}/num_experts_per_tok", f"at most {text.n_routed_experts}", text.num_experts_per_tok)
+    return text
+
+
+def _vision(top: dict[str, Any], raw: dict[str, Any]) -> VisionConfig:
+    at = "/vision_config"
+    demand(raw, VISION_ONLY, at)
+    args = section(raw, "args", at)
+    for key in ("min_num_patches", "max_num_patches"):
+        demand(args, {key: raw[key]} if key in raw else {}, f"{at}/args")
+    for key in ("patch_size", "video_temporal_patch_size"):
+        demand(top, {key: raw[key]} if key in raw else {}, "")
+    vision = read(VisionConfig, {**_from_args(args), **args, **raw}, at)
+    demand(top, {"vit_hidden_size": vision.hidden_size}, "")
+    _divides(at, "hidden_size", vision.hidden_size, "num_attention_heads", vision.num_attention_heads)
+    _divides(at, "max_img_size", vision.max_img_size, "patch_size", vision.patch_size)
+    return vision
+
+
+def _from_args(args: dict[str, Any]) -> dict[str, Any]:
+    """Sizes that timm's training arguments imply."""
+    sizes = VISION_SIZES.get(str(args.get("model")))
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio")
+    found: dict[str, Any] = dict(zip(names, sizes, strict=True)) if sizes else {}
+    teachers, multiple = args.get("teachers"), args.get("register_multiple")
+    if isinstance(teachers, list) and type(multiple) is int and multiple > 0:
+        classes = len({_name(one) for one in teachers}) if args.get("cls_token_per_teacher") else 1
+        found |= {"num_cls_tokens": classes, "num_registers": multiple - classes % multiple}
+    return found | ({"max_img_size": args["cpe_max_size"]} if "cpe_max_size" in args else {})
+
+
+def _name(teacher: Any) -> str:
+    return str(teacher.get("name")) if isinstance(teacher, dict) else str(teacher)
+
+
+def _sound(raw: dict[str, Any]) -> SoundConfig:
+    at = "/sound_config"
+    demand(raw, SOUND_ONLY, at)
+    demand(raw, {"subsampling_factor": 8}, at)
+    sound = read(SoundConfig, raw, at)
+    _divides(at, "hidden_size", sound.hidden_size, "num_attention_heads", sound.num_attention_heads)
+    _divides(at, "num_mel_bins", sound.num_mel_bins, "subsampling_factor", sound.subsampling_factor)
+    return sound
+
+
+def _divides(at: str, key: str, value: int, by: str, divisor: int) -> None:
+    if value % divisor:
+        raise mismatch(f"{at}/{key}", f"a multiple of {by} = {divisor}", value)
