@@ -22,8 +22,8 @@ from typing import Any
 from workers.engine.quant import QuantConfig
 from workers.engine.sections import ConfigError, demand, mismatch, read, read_json, section
 
-__all__ = ["ConfigError", "Mixer", "OmniConfig", "ProjectorConfig", "QuantConfig", "SoundConfig", "TextConfig",
-           "VisionConfig", "GenerationConfig"]  # fmt: skip
+__all__ = ["ConfigError", "GenerationConfig", "Mixer", "OmniConfig", "ProjectorConfig", "QuantConfig", "SoundConfig",
+           "TextConfig", "VisionConfig"]  # fmt: skip
 
 ARCHITECTURE = "NemotronH_Nano_Omni_Reasoning_V3"
 DTYPES = ("bfloat16", "float32")
