@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.engine.checkpoint.swizzle import unswizzle
 from workers.engine.quant import GROUP_SIZE
 
 E4M3 = torch.float8_e4m3fn
@@ -59,7 +60,7 @@ class Nvfp4:
     """
     Attributes:
         weight: [*E, out, in / 2] u8, two codes a byte, the even column in the low nibble.
-        block_scale: [*E, out, in / 16] E4M3, row-major as on disk.
+        block_scale: [*E, out, in / 16] E4M3, row-major as on disk; or, if `swizzled`, as `swizzle.py` lays it out.
         scale_2: [*E] f32.
         input_scale: [] or [*E] f32, for activations in NVFP4; not used where the weight alone is quantised.
         out_dtype: of the product.
@@ -70,6 +71,7 @@ class Nvfp4:
     scale_2: Tensor
     input_scale: Tensor | None
     out_dtype: torch.dtype
+    swizzled: bool = False
 
 
 Weight = Dense | Fp8 | Nvfp4
@@ -83,8 +85,10 @@ def dequantise(weight: Weight, dtype: torch.dtype | None = None) -> Tensor:
         case Fp8():
             return dequantise_fp8(weight.weight, weight.scale).to(dtype or weight.out_dtype)
         case Nvfp4():
-            whole = dequantise_nvfp4(weight.weight, weight.block_scale, weight.scale_2)
-            return whole.to(dtype or weight.out_dtype)
+            scale = weight.block_scale
+            if weight.swizzled:
+                scale = unswizzle(scale, weight.weight.shape[-2], 2 * weight.weight.shape[-1] // GROUP_SIZE)
+            return dequantise_nvfp4(weight.weight, scale, weight.scale_2).to(dtype or weight.out_dtype)
 
 
 def quantise_fp8(x: Tensor, scale: Tensor) -> Tensor:

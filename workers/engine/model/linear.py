@@ -62,5 +62,7 @@ def _fp8_scaled_mm(codes: Tensor, weight: Fp8, input_scale: Tensor) -> Tensor:
     else:
         # A scale for each output row asks for one for each row of activations as well.
         scale_a, scale_b = input_scale.expand(len(rows), 1).contiguous(), weight.scale.reshape(1, -1)
-    out = torch._scaled_mm(rows, weight.weight.t(), scale_a, scale_b, out_dtype=weight.out_dtype)
+    out = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
+        rows, weight.weight.t(), scale_a, scale_b, out_dtype=weight.out_dtype
+    )
     return out.view(*codes.shape[:-1], -1)
