@@ -10,9 +10,9 @@ from torch import Tensor
 
 from workers.engine.checkpoint.digest import digest_of
 from workers.engine.checkpoint.directory import Directory
-from workers.engine.checkpoint.errors import CheckpointError
+from workers.engine.checkpoint.errors import CheckpointError, Fault, Problem
 from workers.engine.checkpoint.shards import Stored
-from workers.engine.checkpoint.verify import formats_of, problems_of
+from workers.engine.checkpoint.verify import LAYER_SCALE, formats_of, problems_of
 from workers.engine.config import OmniConfig
 from workers.engine.quant import Format, QuantConfig
 
@@ -45,9 +45,11 @@ class Checkpoint:
         directory = Directory.open(path)
         formats = formats_of(directory.config, directory.stored)
         problems = problems_of(directory, formats)
+        checkpoint = cls(directory, formats)
+        problems += checkpoint._scaled_layers()
         if problems:
             raise CheckpointError(path, problems)
-        return cls(directory, formats)
+        return checkpoint
 
     @property
     def path(self) -> Path:
@@ -90,6 +92,12 @@ class Checkpoint:
             return torch.frombuffer(bytearray(data[one.start : one.end]), dtype=dtype).view(one.shape)
         count = one.size_bytes // dtype.itemsize
         return torch.frombuffer(data, dtype=dtype, count=count, offset=one.start).view(one.shape)
+
+    def _scaled_layers(self) -> list[Problem]:
+        # This engine leaves the factors out, which is right while they are 1.
+        names = [name for name in self.names if LAYER_SCALE.fullmatch(name)]
+        changed = [name for name in names if not (self.tensor(name) == 1).all()]
+        return [Problem(Fault.VALUE, name, "expected ones, got other factors") for name in changed]
 
     def release(self, name: str) -> None:
         """Gives the memory of its pages back; views on it stay good, and read from the file again."""

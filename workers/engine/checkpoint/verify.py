@@ -14,8 +14,9 @@ from workers.engine.checkpoint.shards import Stored
 from workers.engine.config import OmniConfig
 from workers.engine.quant import Format
 
-# What transformers adds when it saves this model: scales of 1, and a list that only summaries need (spec 7.5).
-OTHERS = re.compile(r"vision_model\..*(layer_scale[12]\.lambda1|summary_idxs)")
+# What transformers adds when it saves this model (spec 7.5): scales of 1, and a list that only summaries need.
+LAYER_SCALE = re.compile(r"vision_model\..*\.(layer_scale[12]\.lambda1|ls[12]\.gamma)")
+SUMMARY = re.compile(r"vision_model\..*summary_idxs")
 # These two hold the same numbers for anything small: one that is stored wider loses nothing.
 WIDER = {"BF16": ("BF16", "F32")}
 
@@ -32,7 +33,7 @@ def problems_of(directory: Directory, formats: Mapping[str, Format]) -> list[Pro
         return problems
     expected = table(directory.config, formats.__getitem__)
     for name in directory.stored:
-        if name not in expected and not OTHERS.fullmatch(name):
+        if name not in expected and not LAYER_SCALE.fullmatch(name) and not SUMMARY.fullmatch(name):
             problems.append(Problem(Fault.LEFTOVER, name))
     for name, one in expected.items():
         if name in directory.stored:
