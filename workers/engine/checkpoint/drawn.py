@@ -63,6 +63,7 @@ DRAWS: tuple[tuple[str, Draw], ...] = (
 LARGEST_INPUT = {"down_proj": (12.0, 24.0)}
 OTHER_LARGEST_INPUT = (4.0, 8.0)
 BATCHES_TRACKED = 1000
+KV_SCALES = ("k_scale", "v_scale")
 
 
 class Drawn:
@@ -111,7 +112,7 @@ class Drawn:
         if kind == "num_batches_tracked":
             return torch.tensor(BATCHES_TRACKED, device=self._device)
         format = self.formats.get(module, Format.DENSE)
-        if format is Format.DENSE:
+        if format is Format.DENSE or kind in KV_SCALES:
             return self._draw(name, self.shape(name)).to(TORCH_DTYPES[one.dtype])
         return self._input_scale(name, module, format) if kind == "input_scale" else self._quantised(module, kind)
 
