@@ -24,7 +24,7 @@ import torch
 
 from omni_jobs.errors import UsageError
 from workers.engine.errors import EngineFailed, OutOfMemory, RequestFailed
-from workers.engine.live import Live, Stats
+from workers.engine.live import Live, Load, Stats
 from workers.engine.output import Outputs
 from workers.engine.plan import Plan
 from workers.engine.request import Delta, FinishReason, Request, Result
@@ -73,6 +73,11 @@ class Engine:
     def idle(self) -> bool:
         """Nothing is left to do or to tell."""
         return self._scheduler.idle and self._pending is None and not self._events
+
+    @property
+    def load(self) -> Load:
+        memory, running = self._scheduler.memory, len(self._scheduler.running)
+        return Load(running, len(self._live) - running, memory.slots.free, memory.blocks.free, memory.pages.free)
 
     def prepare(self, request: Request) -> Live:
         """What `add` takes. May be called from any thread, and may take a second where there is a schema.

@@ -43,6 +43,17 @@ class Live:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Who is in the engine now, and what is free."""
+
+    running: int
+    waiting: int
+    free_slots: int
+    free_blocks: int
+    free_pages: int
+
+
 @dataclass(slots=True)
 class Stats:
     """Counts since the start.
