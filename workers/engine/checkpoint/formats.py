@@ -92,7 +92,7 @@ def dequantise(weight: Weight, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def quantise_fp8(x: Tensor, scale: Tensor) -> Tensor:
-    """E4M3 of x / scale; beyond the largest number it saturates, for the cast alone would give NaN."""
+    """E4M3 of x / scale. Beyond the largest number it saturates, which not every torch's cast does by itself."""
     return (x.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3)
 
 

@@ -1,6 +1,7 @@
 """Every name of the official repositories, and exactly as many numbers as they hold."""
 
 from collections import Counter
+from functools import cache
 from math import prod
 
 import pytest
@@ -15,6 +16,7 @@ CONFIG = OmniConfig.from_dict(configs.reference())
 LAYERS = "language_model.backbone.layers."
 
 
+@cache
 def repository(algo: str | None) -> dict[str, Expected]:
     """What NVIDIA publishes: no KV scales, but what nothing reads."""
     return {name: one for name, one in table(CONFIG, recipe(algo)).items() if one.ignored or not one.optional}

@@ -100,7 +100,7 @@ def test_a_weight_of_zeros_stays_zero_in_every_format() -> None:
     assert (dequantise_fp8(quantise_fp8(zeros, fp8_scale(zeros)), fp8_scale(zeros).view(1)) == 0).all()
 
 
-def test_fp8_saturates_where_the_cast_alone_would_give_nan() -> None:
+def test_fp8_saturates() -> None:
     assert quantise_fp8(torch.tensor([1e6, -1e6, 448.0]), torch.tensor(1.0)).float().tolist() == [448, -448, 448]
 
 

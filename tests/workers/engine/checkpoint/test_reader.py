@@ -17,9 +17,11 @@ from omni_jobs.errors import Damaged  # noqa: E402
 from tests.workers.engine.checkpoint.conftest import ALGOS  # noqa: E402
 from tests.workers.engine.checkpoint.planted import INDEX, Tensors, edit, shards  # noqa: E402
 from workers.engine.checkpoint import configs  # noqa: E402
+from workers.engine.checkpoint.directory import Directory as Files  # noqa: E402
 from workers.engine.checkpoint.drawn import Drawn  # noqa: E402
 from workers.engine.checkpoint.errors import CheckpointError, Fault  # noqa: E402
 from workers.engine.checkpoint.reader import Checkpoint  # noqa: E402
+from workers.engine.checkpoint.shards import read_header  # noqa: E402
 from workers.engine.checkpoint.write import write  # noqa: E402
 from workers.engine.config import ConfigError  # noqa: E402
 from workers.engine.quant import Format  # noqa: E402
@@ -54,6 +56,23 @@ def test_tensors_are_views_on_the_file(tiny: Directory) -> None:
     assert one.data_ptr() == again.data_ptr()
     checkpoint.release("mlp1.1.weight")
     assert torch.equal(one, Checkpoint.open(tiny()).tensor("mlp1.1.weight"))
+
+
+def resident_file_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssFile")))
+
+
+def test_what_was_released_takes_no_memory(tiny: Directory, tmp_path: Path) -> None:
+    size = 32 << 20
+    save_file({"big": torch.ones(size, dtype=torch.uint8)}, tmp_path / "big.safetensors")
+    stored = {one.name: one for one in read_header(tmp_path / "big.safetensors")}
+    whole = Checkpoint(Files(tmp_path, Checkpoint.open(tiny()).config, stored, ()), {})
+    tensor, before = whole.tensor("big"), resident_file_bytes()
+    assert int(tensor.sum()) == size and resident_file_bytes() - before > 0.9 * size
+    whole.release("big")
+    assert resident_file_bytes() - before < 0.1 * size
+    assert int(tensor.sum()) == size
 
 
 def test_formats_are_those_of_the_tensors(tiny: Directory) -> None:
@@ -226,7 +245,20 @@ def test_a_tensor_in_two_files_is_a_fault(copied: Directory) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", "x", "", "a\0.safetensors", 7, None]
+    "file",
+    [
+        "a.safetensors/../../x.safetensors",
+        "a.safetensors\n",
+        "../x.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..",
+        "x",
+        "",
+        "a\0.safetensors",
+        7,
+        None,
+    ],
 )
 def test_an_index_that_names_anything_but_a_file_of_the_directory_is_refused(copied: Directory, file: Any) -> None:
     directory = copied()

@@ -92,6 +92,15 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
             read_header(tmp_path / "cut")
 
 
+def test_a_hole_that_all_that_follows_makes_room_for_is_refused(tmp_path: Path) -> None:
+    moved = {
+        name: {"data_offsets": [at + 1 for at in HEADER[name]["data_offsets"]]}  # type: ignore[index]
+        for name in ("b", "c", "none")
+    }
+    with pytest.raises(ShardError, match="b: expected to begin at byte"):
+        read_header(shard(tmp_path / "x.safetensors", changed(**moved), data=22))
+
+
 def test_bytes_behind_the_last_tensor_are_refused_with_both_numbers(tmp_path: Path) -> None:
     path = shard(tmp_path / "x.safetensors", data=22)
     size = path.stat().st_size
