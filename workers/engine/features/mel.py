@@ -38,10 +38,16 @@ class Mel:
     Attributes:
         frames: [clips, frames, bins] float32, normalised; 0 beyond a clip's valid frames.
         valid: valid frames of each clip.
+        counts: [clips] int64, the same where the frames are.
     """
 
     frames: Tensor
     valid: tuple[int, ...]
+    counts: Tensor
+
+    def to(self, device: torch.device | str) -> "Mel":
+        """Where an encoder is; from pinned memory nothing waits."""
+        return Mel(self.frames.to(device, non_blocking=True), self.valid, self.counts.to(device, non_blocking=True))
 
 
 def clips(waveform: Tensor) -> list[Tensor]:
@@ -88,7 +94,8 @@ def log_mel(waveforms: Sequence[Tensor], bins: int = 128) -> Mel:
         raise ValueError(f"expected clips of at least {LEAST_SAMPLES} samples, got one of {min(lengths)}")
     padded = torch.nn.utils.rnn.pad_sequence([_emphasised(one.float()) for one in waveforms], batch_first=True)
     valid = tuple(length // HOP for length in lengths)
-    return Mel(_normalised(_log_power(padded, bins), valid), valid)
+    counts = torch.tensor(valid, device=padded.device)
+    return Mel(_normalised(_log_power(padded, bins), counts), valid, counts)
 
 
 def _emphasised(waveform: Tensor) -> Tensor:
@@ -105,8 +112,8 @@ def _log_power(waveforms: Tensor, bins: int) -> Tensor:
     return torch.log(mel_filters(bins).to(power.device) @ power + FLOOR).transpose(1, 2)
 
 
-def _normalised(frames: Tensor, valid: tuple[int, ...]) -> Tensor:
-    counts = torch.tensor(valid, device=frames.device)[:, None, None]
+def _normalised(frames: Tensor, counts: Tensor) -> Tensor:
+    counts = counts[:, None, None]
     mask = torch.arange(frames.shape[1], device=frames.device)[None, :, None] < counts
     mean = frames.where(mask, 0.0).sum(1, keepdim=True) / counts
     centred = (frames - mean).where(mask, 0.0)
