@@ -19,8 +19,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from workers.engine.encoders import SoundConfig, VisionConfig, read_sound, read_vision
 from workers.engine.quant import QuantConfig
-from workers.engine.sections import ConfigError, demand, mismatch, read, read_json, section
+from workers.engine.sections import ConfigError, demand, divides, mismatch, read, read_json, section
 
 __all__ = ["ConfigError", "GenerationConfig", "Mixer", "OmniConfig", "ProjectorConfig", "QuantConfig", "SoundConfig",
            "TextConfig", "VisionConfig"]  # fmt: skip
@@ -35,15 +36,7 @@ TEXT_ONLY = {
     "use_bias": False, "n_shared_experts": 1, "residual_in_fp32": False, "moe_latent_size": None,
     "num_nextn_predict_layers": 0,
 }  # fmt: skip
-VISION_ONLY = {"vitdet_window_size": None, "separate_video_embedder": True}
-SOUND_ONLY = {
-    "convolution_bias": False, "projection_bias": False, "attention_bias": False, "scale_input": False,
-    "subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2,
-}  # fmt: skip
 TOP_ONLY = {"ps_version": "v2", "downsample_ratio": 0.5}
-
-# Sizes that follow from the name of a timm model: width, layers, heads, MLP over width.
-VISION_SIZES = {"vit_huge_patch16_224": (1280, 32, 16, 4.0)}
 
 
 class Mixer(StrEnum):
@@ -119,77 +112,6 @@ class TextConfig:
     @property
     def kv_dim(self) -> int:
         return self.num_key_value_heads * self.head_dim
-
-
-@dataclass(frozen=True, slots=True)
-class VisionConfig:
-    """`vision_config`. The sizes follow from `args.model`; keys of transformers' RadioConfig stand above them."""
-
-    patch_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    mlp_ratio: float
-    max_img_size: int
-    num_cls_tokens: int
-    num_registers: int
-    min_num_patches: int
-    max_num_patches: int
-    video_target_num_patches: int
-    video_maintain_aspect_ratio: bool = True
-    video_temporal_patch_size: int = 2
-    layer_norm_eps: float = 1e-6
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def intermediate_size(self) -> int:
-        return round(self.hidden_size * self.mlp_ratio)
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Learned tokens in front of the patches, dropped after the last block."""
-        return self.num_cls_tokens + self.num_registers
-
-    @property
-    def grid_size(self) -> int:
-        """Rows, and columns, of the position table."""
-        return self.max_img_size // self.patch_size
-
-    @property
-    def patch_dim(self) -> int:
-        return 3 * self.patch_size**2
-
-    @property
-    def video_patch_dim(self) -> int:
-        return self.video_temporal_patch_size * self.patch_dim
-
-
-@dataclass(frozen=True, slots=True)
-class SoundConfig:
-    """`sound_config`."""
-
-    hidden_size: int
-    num_attention_heads: int
-    num_hidden_layers: int
-    intermediate_size: int
-    conv_kernel_size: int
-    subsampling_conv_channels: int
-    subsampling_factor: int
-    num_mel_bins: int
-    projection_hidden_size: int
-    sampling_rate: int = 16_000
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def subsampled_bins(self) -> int:
-        """Mel bins that are left after the strided convolutions."""
-        return self.num_mel_bins // self.subsampling_factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +199,8 @@ class OmniConfig:
         if "quantization_config" in raw:
             # The record inside config.json stands above the one beside it.
             extra["quant"] = QuantConfig.from_config(section(raw, "quantization_config"))
-        vision = _vision(raw, section(raw, "vision_config"))
-        text, sound = _text(section(raw, "llm_config")), _sound(section(raw, "sound_config"))
+        vision = read_vision(raw, section(raw, "vision_config"))
+        text, sound = _text(section(raw, "llm_config")), read_sound(section(raw, "sound_config"))
         given = {"generation": GenerationConfig(), "quant": QuantConfig(), **extra}
         config = read(cls, raw, "", torch_dtype=dtype, text=text, vision=vision, sound=sound, **given)
         _check_tokens(config)
@@ -304,55 +226,9 @@ def _text(raw: dict[str, Any]) -> TextConfig:
     if raw.get("num_hidden_layers", text.num_hidden_layers) != text.num_hidden_layers:
         expected = f"{text.num_hidden_layers} as the pattern has"
         raise mismatch(f"{at}/num_hidden_layers", expected, raw["num_hidden_layers"])
-    _divides(at, "num_attention_heads", text.num_attention_heads, "num_key_value_heads", text.num_key_value_heads)
-    _divides(at, "mamba_num_heads", text.mamba_num_heads, "n_groups", text.n_groups)
-    _divides(at, "n_routed_experts", text.n_routed_experts, "n_group", text.n_group)
+    divides(at, "num_attention_heads", text.num_attention_heads, "num_key_value_heads", text.num_key_value_heads)
+    divides(at, "mamba_num_heads", text.mamba_num_heads, "n_groups", text.n_groups)
+    divides(at, "n_routed_experts", text.n_routed_experts, "n_group", text.n_group)
     if text.num_experts_per_tok > text.n_routed_experts:
         raise mismatch(f"{at}/num_experts_per_tok", f"at most {text.n_routed_experts}", text.num_experts_per_tok)
     return text
-
-
-def _vision(top: dict[str, Any], raw: dict[str, Any]) -> VisionConfig:
-    at = "/vision_config"
-    demand(raw, VISION_ONLY, at)
-    args = section(raw, "args", at)
-    for key in ("min_num_patches", "max_num_patches"):
-        demand(args, {key: raw[key]} if key in raw else {}, f"{at}/args")
-    for key in ("patch_size", "video_temporal_patch_size"):
-        demand(top, {key: raw[key]} if key in raw else {}, "")
-    vision = read(VisionConfig, {**_from_args(args), **args, **raw}, at)
-    demand(top, {"vit_hidden_size": vision.hidden_size}, "")
-    _divides(at, "hidden_size", vision.hidden_size, "num_attention_heads", vision.num_attention_heads)
-    _divides(at, "max_img_size", vision.max_img_size, "patch_size", vision.patch_size)
-    return vision
-
-
-def _from_args(args: dict[str, Any]) -> dict[str, Any]:
-    """Sizes that timm's training arguments imply."""
-    sizes = VISION_SIZES.get(str(args.get("model")))
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio")
-    found: dict[str, Any] = dict(zip(names, sizes, strict=True)) if sizes else {}
-    teachers, multiple = args.get("teachers"), args.get("register_multiple")
-    if isinstance(teachers, list) and type(multiple) is int and multiple > 0:
-        classes = len({_name(one) for one in teachers}) if args.get("cls_token_per_teacher") else 1
-        found |= {"num_cls_tokens": classes, "num_registers": multiple - classes % multiple}
-    return found | ({"max_img_size": args["cpe_max_size"]} if "cpe_max_size" in args else {})
-
-
-def _name(teacher: Any) -> str:
-    return str(teacher.get("name")) if isinstance(teacher, dict) else str(teacher)
-
-
-def _sound(raw: dict[str, Any]) -> SoundConfig:
-    at = "/sound_config"
-    demand(raw, SOUND_ONLY, at)
-    demand(raw, {"subsampling_factor": 8}, at)
-    sound = read(SoundConfig, raw, at)
-    _divides(at, "hidden_size", sound.hidden_size, "num_attention_heads", sound.num_attention_heads)
-    _divides(at, "num_mel_bins", sound.num_mel_bins, "subsampling_factor", sound.subsampling_factor)
-    return sound
-
-
-def _divides(at: str, key: str, value: int, by: str, divisor: int) -> None:
-    if value % divisor:
-        raise mismatch(f"{at}/{key}", f"a multiple of {by} = {divisor}", value)

@@ -82,6 +82,12 @@ def demand(raw: dict[str, Any], only: dict[str, Any], pointer: str) -> None:
             raise mismatch(f"{pointer}/{key}", f"{json.dumps(value)} (nothing else is computed here)", raw[key])
 
 
+def divides(at: str, key: str, value: int, by: str, divisor: int) -> None:
+    """Refuses a value that `divisor`, the value of the key `by`, does not divide."""
+    if value % divisor:
+        raise mismatch(f"{at}/{key}", f"a multiple of {by} = {divisor}", value)
+
+
 def _value(value: Any, kind: Any, name: str, pointer: str) -> Any:
     if get_origin(kind) is tuple:
         inner, *rest = get_args(kind)
