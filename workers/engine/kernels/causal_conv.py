@@ -19,7 +19,6 @@ def causal_conv(
     positions: Tensor,
     query_start: Tensor,
     state_slot: Tensor,
-    has_initial_state: Tensor,
 ) -> Tensor:
     """silu(convolution + bias). Writes the last R rows of each sequence into `ring`.
 
@@ -31,12 +30,11 @@ def causal_conv(
         positions: [T] in the sequence.
         query_start: [S + 1] first row of each sequence; the last is T.
         state_slot: [S]; 0 is padding and not written.
-        has_initial_state: [S] bool, false where the ring holds another sequence's inputs.
 
     Returns:
         [T, C] of the dtype of x.
     """
-    return causal_conv_ref(x, weight, bias, ring, positions, query_start, state_slot, has_initial_state)
+    return causal_conv_ref(x, weight, bias, ring, positions, query_start, state_slot)
 
 
 def causal_conv_ref(
@@ -47,15 +45,14 @@ def causal_conv_ref(
     positions: Tensor,
     query_start: Tensor,
     state_slot: Tensor,
-    has_initial_state: Tensor,
 ) -> Tensor:
     rows, size, taps = torch.arange(len(x), device=x.device), ring.shape[1], weight.shape[1]
     sequence = torch.searchsorted(query_start, rows, right=True) - 1
     slot, start = state_slot[sequence], query_start[sequence]
     out = bias.float().expand(x.shape)
     for lag in range(taps):
-        remembered = has_initial_state[sequence] & (positions >= lag)
-        past = ring[slot, (positions - lag) % size].where(remembered[:, None], 0.0)
+        # Before the first position is nothing, though the ring may still hold inputs of the slot's last sequence.
+        past = ring[slot, (positions - lag) % size].where((positions >= lag)[:, None], 0.0)
         present = x[(rows - lag).clamp_min(0)]
         tap = present.where((rows - lag >= start)[:, None], past)
         out = out + tap.float() * weight[:, taps - 1 - lag].float()

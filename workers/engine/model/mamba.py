@@ -74,7 +74,7 @@ class Mamba:
         z, xbc, dt = linear(u, self.in_proj).split([config.d_inner, config.conv_dim, config.mamba_num_heads], dim=-1)
         xbc = causal_conv(
             xbc, self.conv_weight, self.conv_bias, own.conv_ring,
-            launch.positions, launch.query_start, launch.state_slot, launch.has_initial_state,
+            launch.positions, launch.query_start, launch.state_slot,
         )  # fmt: skip
         y = torch.cat([*self._step(xbc, dt, launch, own), *self._scan(xbc, dt, launch, own)])
         return linear(gated_norm(y, z, self.norm, config.n_groups, config.layer_norm_epsilon), self.out_proj)

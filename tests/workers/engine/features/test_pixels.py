@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.engine.features.grids import Grid
-from workers.engine.features.pixels import image_patches, normalise, patches, resize, tubelets, video_patches
+from workers.engine.features.pixels import normalise, patches, resize, tubelets
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 
 
 def keys(distance: Tensor) -> Tensor:
@@ -56,12 +56,11 @@ def test_tubelets_stack_frames_and_repeat_the_last() -> None:
 
 
 def test_a_tubelets_patch_runs_by_frame_first() -> None:
-    frames = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    rows = video_patches(frames, Grid(2, 2), patch_px=4, mean=MEAN, std=STD)
+    frames = torch.randn(2, 3, 8, 8)
+    rows = patches(tubelets(frames), 4)
     assert rows.shape == (1, 4, 96)
     for at in range(2):
-        alone = image_patches(frames[at], Grid(2, 2), patch_px=4, mean=MEAN, std=STD)
-        assert torch.equal(rows[0, :, 48 * at : 48 * (at + 1)], alone)
+        assert torch.equal(rows[0, :, 48 * at : 48 * (at + 1)], patches(frames[at : at + 1], 4)[0])
 
 
 def test_normalising_uses_the_statistics_of_each_channel() -> None:

@@ -29,7 +29,6 @@ class Convolution:
             torch.cat([start + torch.arange(len(rows)) for rows, start, _ in parts]),
             torch.tensor([0, *counts]).cumsum(0),
             torch.tensor([slot for _, _, slot in parts]),
-            torch.tensor([start > 0 for _, start, _ in parts]),
         )  # fmt: skip
         return list(out.split(counts))
 

@@ -51,8 +51,8 @@ def least_step(xbc: Tensor, dt: Tensor, a: Tensor, d: Tensor, dt_bias: Tensor, *
     return ssm_scan(xbc, step + torch.log(-torch.expm1(-step)), a, d, torch.zeros_like(dt_bias), *rest, **sizes)
 
 
-def forgetful(*terms: Tensor) -> Tensor:
-    return causal_conv(*terms[:-1], torch.zeros_like(terms[-1]))
+def forgetful(x: Tensor, weight: Tensor, bias: Tensor, ring: Tensor, *rest: Tensor) -> Tensor:
+    return causal_conv(x, weight, bias, torch.zeros_like(ring), *rest)
 
 
 def all_ears(queries: Tensor, *terms: Tensor) -> Tensor:
