@@ -1,18 +1,22 @@
 """Encoder passes, and their rows in the embedding pool.
 
 A pass writes the rows of its part; the last one of a pruned video then chooses among all of them and moves those that
-stay to the front. Nothing waits for the device: the counts of the choice come back as a tensor.
+stay to the front. Pixels become patches here, on the device. Nothing waits for the device: the counts of the choice
+come back as a tensor.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from workers.engine.config import OmniConfig
 from workers.engine.features.evs import choose
 from workers.engine.features.grids import Grid
 from workers.engine.features.mel import Mel
+from workers.engine.features.pixels import TUBELET, patches, resize, tubelets
 from workers.engine.plan import Pass
 
 
@@ -28,18 +32,33 @@ class Encoders(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Features of an image: `patches` [rows * columns, 3 p p]."""
+    """Features of an image: `pixels` [3, height, width] uint8, shown at `grid`."""
 
-    patches: Tensor
+    pixels: Tensor
     grid: Grid
 
 
 @dataclass(frozen=True, slots=True)
-class Tubelets:
-    """Features of some tubelets of a video: `patches` [tubelets, rows * columns, 2 3 p p]."""
+class Frames:
+    """Features of some tubelets of a video: `pixels` [frames, 3, height, width] uint8, each shown at `grid`."""
 
-    patches: Tensor
+    pixels: Tensor
     grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How the tower wants its pictures: the side of a patch, and mean and deviation of each channel."""
+
+    patch_px: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    tubelet: int = TUBELET
+
+    @classmethod
+    def of(cls, config: OmniConfig) -> "Look":
+        vision = config.vision
+        return cls(vision.patch_size, config.norm_mean, config.norm_std, vision.video_temporal_patch_size)
 
 
 class Embeddings:
@@ -49,8 +68,12 @@ class Embeddings:
         page_size: rows of a page.
     """
 
-    def __init__(self, encoders: Encoders, pool: Tensor, page_size: int) -> None:
-        self._encoders, self._pool, self._page_size = encoders, pool, page_size
+    def __init__(self, encoders: Encoders, pool: Tensor, page_size: int, look: Look) -> None:
+        self._encoders, self._pool, self._page_size, self._look = encoders, pool, page_size, look
+        # Sent once: numbers of Python on their way to a device make the host wait.
+        self._mean, self._std = (
+            torch.tensor(one, device=pool.device).view(1, -1, 1, 1) for one in (look.mean, look.std)
+        )
 
     def run(self, one: Pass) -> Tensor | None:
         """Writes the rows of a pass; of a pruned video's last one returns the rows that stay, [tubelets] int64.
@@ -73,16 +96,20 @@ class Embeddings:
 
     def _encode(self, features: object) -> Tensor:
         match features:
-            case Picture(patches, grid):
-                return self._encoders.encode_images(self._send(patches), [grid])
-            case Tubelets(patches, grid):
-                return self._encoders.encode_video(self._send(patches), grid).flatten(0, 1)
+            case Picture(pixels, grid):
+                shown = patches(self._shown(pixels[None], grid), self._look.patch_px)
+                return self._encoders.encode_images(shown[0], [grid])
+            case Frames(pixels, grid):
+                shown = patches(tubelets(self._shown(pixels, grid), self._look.tubelet), self._look.patch_px)
+                return self._encoders.encode_video(shown, grid).flatten(0, 1)
             case Mel():
                 return self._encoders.encode_sound(features.to(self._pool.device))
-        raise ValueError(f"expected a Picture, Tubelets or Mel, got {type(features).__name__}")
+        raise ValueError(f"expected a Picture, Frames or Mel, got {type(features).__name__}")
 
-    def _send(self, patches: Tensor) -> Tensor:
-        return patches.to(self._pool.device, non_blocking=True)
+    def _shown(self, pixels: Tensor, grid: Grid) -> Tensor:
+        """Resized and normalised."""
+        there = pixels.to(self._pool.device, non_blocking=True)
+        return (resize(there, grid.size_px(self._look.patch_px)) / 255.0 - self._mean) / self._std
 
     def _rows(self, one: Pass) -> Tensor:
         """[rows of the item] int64, its places in the pool in order."""

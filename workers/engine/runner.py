@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.batch import LAST_SAMPLED, Batch, Launch, Piece
-from workers.engine.embeddings import Embeddings, Encoders
+from workers.engine.embeddings import Embeddings, Encoders, Look
 from workers.engine.grammar import Constraint, MaskRows
 from workers.engine.kernels.logprob import logprob
 from workers.engine.memory.reservation import Memory
@@ -92,7 +92,9 @@ def limits_of(memory: Memory, budgets: Budgets) -> Limits:
 class Runner:
     """Owns the tensors of a step. One thread."""
 
-    def __init__(self, model: Model, state: State, memory: Memory, budgets: Budgets, vocab_size: int) -> None:
+    def __init__(
+        self, model: Model, state: State, memory: Memory, budgets: Budgets, *, vocab_size: int, look: Look
+    ) -> None:
         self._model, self._state, self._window = model, state, budgets.window
         device, slots = state.last_token.device, memory.slots.count
         blocks = -(-budgets.context // memory.block_size)
@@ -100,7 +102,7 @@ class Runner:
         self._batch = Batch(
             tokens=budgets.tokens, sequences=slots, blocks=blocks, block=memory.block_size, device=device
         )
-        self._embeddings = Embeddings(model, state.media, memory.page_size)
+        self._embeddings = Embeddings(model, state.media, memory.page_size, look)
         self._rows = SamplerRows(slots, device)
         self._masks = MaskRows(slots, vocab_size, device)
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -110,7 +112,7 @@ class Runner:
     def device(self) -> torch.device:
         return self._state.last_token.device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, handle: Handle, one: Pass) -> None:
         """Runs one encoder pass of the step."""
         with self._beside():
@@ -118,7 +120,7 @@ class Runner:
             if counts is not None:
                 handle.counts.append((one, self._to_host(counts)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def launch(self, handle: Handle) -> None:
         """Runs the forward pass of the step. The one before may still run."""
         plan = handle.plan
@@ -129,11 +131,9 @@ class Runner:
         pieces = [self._piece(row) for row in plan.rows]
         launch = self._batch.fill(pieces[: plan.decodes], pieces[plan.decodes :])
         self._sent = self._mark()
-        handle.logits = self._model.forward(launch, self._state)
-        sequence = torch.searchsorted(launch.query_start, launch.sample_row, right=True) - 1
-        handle.slots = launch.state_slot[sequence]
+        self._forward(handle, launch)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(self, handle: Handle, draws: Sequence[Draw], *, logprobs: bool = False) -> None:
         """Draws the next tokens of the step, in the order of its rows. The step before must have been collected."""
         if draws:
@@ -163,6 +163,11 @@ class Runner:
         if self._side is not None:
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
+
+    def _forward(self, handle: Handle, launch: Launch) -> None:
+        handle.logits = self._model.forward(launch, self._state)
+        sequence = torch.searchsorted(launch.query_start, launch.sample_row, right=True) - 1
+        handle.slots = launch.state_slot[sequence]
 
     def _piece(self, row: Row) -> Piece:
         one, held = row.sequence, row.sequence.held

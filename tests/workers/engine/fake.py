@@ -68,9 +68,9 @@ class FakeModel:
         return noise([sampled[row] for row in launch.sample_row.tolist()])
 
     def encode_images(self, patches: Tensor, grids: list[Grid]) -> Tensor:
-        """[patches, 1] into [tokens, 1]: the first number of every four patches, plus one."""
+        """[patches, numbers] into [tokens, 1]: the first number of every four patches."""
         self._fault("encode")
-        return patches[::4, :1] + 1
+        return fake_row(patches[::4, :1])
 
     def encode_video(self, tubelets: Tensor, grid: Grid) -> Tensor:
         return self.encode_images(tubelets.flatten(0, 1), [grid]).unflatten(0, (len(tubelets), -1))
@@ -104,6 +104,11 @@ class FakeModel:
             error = self.faults[name].pop(0)
             if error is not None:
                 raise error
+
+
+def fake_row(numbers: Tensor) -> Tensor:
+    """-0.5..0.5 into whole numbers of both signs."""
+    return (numbers * 510).round()
 
 
 def fold(h: int, values: list[int]) -> int:

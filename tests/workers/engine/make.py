@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from tests.workers.engine.fake import VOCAB, FakeModel, FakeState, naive
-from workers.engine.embeddings import Picture, Tubelets
+from tests.workers.engine.fake import VOCAB, FakeModel, FakeState, fake_row, naive
+from workers.engine.embeddings import Frames, Look, Picture
 from workers.engine.engine import Engine, Event
 from workers.engine.features.evs import choose
 from workers.engine.features.grids import Grid
@@ -25,6 +25,7 @@ from workers.engine.tokenizer import Tokenizer
 
 IMAGE, SOUND = 18, 27
 START_IMAGE, END_IMAGE = 21, 22
+LOOK = Look(patch_px=1, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
 
 
 @cache
@@ -43,12 +44,12 @@ def make_request(
 
 
 def make_image(*rows: int, flop: int = 10, first: int = 0) -> Media:
-    """An image whose encoder runs once for each number of rows; row n has the value `first` + 4 n + 1."""
+    """An image whose encoder runs once for each number of rows, with values from `first` on."""
     parts = []
     for count in rows:
-        patches = torch.arange(first, first + 4 * count, dtype=torch.float32)[:, None]
-        parts.append(Part(Picture(patches, Grid(2, 2 * count)), count, flop))
-        first += 4 * count
+        pixels = torch.arange(first, first + 12 * count).remainder(256).to(torch.uint8).view(3, 2, 2 * count)
+        parts.append(Part(Picture(pixels, Grid(2, 2 * count)), count, flop))
+        first += 12 * count
     return Media(MediaKind.IMAGE, IMAGE, tuple(parts), sum(rows))
 
 
@@ -64,8 +65,8 @@ def make_video(
     noise = torch.Generator().manual_seed(seed)
     parts = []
     for _ in range(tubelets):
-        patches = torch.randint(-99, 99, (1, 4 * rows, 1), generator=noise).float()
-        parts.append(Part(Tubelets(patches, Grid(2, 2 * rows)), rows, flop))
+        pixels = torch.randint(0, 256, (2, 3, 2, 2 * rows), generator=noise, dtype=torch.uint8)
+        parts.append(Part(Frames(pixels, Grid(2, 2 * rows)), rows, flop))
     keep = max(rows, int(tubelets * rows * (1 - rate)))
     pruning = Pruning(rate, start, tuple((1100 + at, START_IMAGE) for at in range(tubelets)), (END_IMAGE,))
     media = Media(MediaKind.VIDEO, IMAGE, tuple(parts), keep, pruning)
@@ -125,9 +126,13 @@ def make_rig(
     model, now, entered = FakeModel(memory.block_size), [0.0], []
     state: Any = FakeState.allocate(limits_of(memory, limits))
     engine = Engine(
-        runner(model, state, memory, limits, VOCAB), Scheduler(memory, limits, patience), outputs(),
-        placeholders=(IMAGE, SOUND), entering=entered.append, clock=lambda: now[0],
-    )  # fmt: skip
+        runner(model, state, memory, limits, vocab_size=VOCAB, look=LOOK),
+        Scheduler(memory, limits, patience),
+        outputs(),
+        placeholders=(IMAGE, SOUND),
+        entering=entered.append,
+        clock=lambda: now[0],
+    )
     return Rig(engine, memory, model, now, entered)
 
 
@@ -170,8 +175,15 @@ def prompt_values(request: Request) -> list[int]:
 def item_rows(item: Media) -> tuple[list[float], list[int]]:
     if item.kind is MediaKind.SOUND:
         return (item.parts[0].features.frames[0, ::8, 0] + 2).tolist(), []
-    every = torch.cat([part.features.patches.flatten(0, -2)[::4, 0] + 1 for part in item.parts])
+    every = torch.cat([row_values(part) for part in item.parts])
     if item.pruning is None:
         return every.tolist(), []
     kept = choose(every[:, None].unflatten(0, (len(item.parts), -1)), item.pruning.rate)
     return every[kept.index].tolist(), kept.counts.tolist()
+
+
+def row_values(part: Part) -> torch.Tensor:
+    """What the fake tower makes of pixels: the first channel of every fourth patch."""
+    pixels = part.features.pixels
+    red = pixels[0] if pixels.ndim == 3 else pixels[0, 0]
+    return fake_row(red.flatten()[::4] / 255.0 - 0.5)
