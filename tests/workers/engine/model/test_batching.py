@@ -37,7 +37,7 @@ class Crowd:
     def run(self) -> None:
         while self.waiting or self.live:
             if self.waiting and self.free and (not self.live or self.data.draw(st.booleans(), "admit")):
-                prompt, slot = self.waiting.pop(), self.free.pop(0)
+                prompt, slot = self.waiting.pop(), self.free.pop()
                 self.live[slot] = prompt, self.steps.track(text(*prompt), slot)
             self._step()
             self._leave()
@@ -55,6 +55,7 @@ class Crowd:
             pad_decodes=self.data.draw(st.sampled_from([0, 4]), "decode padding"),
             pad_tokens=self.data.draw(st.sampled_from([0, 32]), "row padding"),
         )
+        assert logits.isfinite().all()
         for track, row in zip([*decodes, *prefills], logits, strict=True):
             if track.computed == len(track.ids):
                 track.ids.append(int(row.argmax()))
@@ -68,6 +69,12 @@ class Crowd:
                 continue
             del self.live[slot]
             self.free.append(slot)
+
+
+def test_the_answer_alone_is_the_published_one() -> None:
+    prompt = (14, 0)
+    ids = text(*prompt) + alone(prompt)
+    assert oracle.logits(ids)[13:-1].argmax(-1).tolist() == alone(prompt)
 
 
 @given(
