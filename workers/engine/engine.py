@@ -222,16 +222,25 @@ class Engine:
         self, live: Live, reason: FinishReason, stopped_by: int | str | None = None, error: Exception | None = None
     ) -> None:
         del self._live[live.id]
-        if error is None and (rest := live.output.finish(reason, stopped_by)):
-            self._events.append(Delta(live.id, (), rest))
+        if error is None:
+            try:
+                rest = live.output.finish(reason, stopped_by)
+            except Exception as cause:
+                reason, rest, error = FinishReason.ERROR, (), RequestFailed(f"{type(cause).__name__}: {cause}")
+            if rest:
+                self._events.append(Delta(live.id, (), rest))
         self._events.append(live.result(reason, stopped_by, error))
         self.stats.finished += 1
         self._scheduler.end(live.sequence, reason)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         """One request failed, the others go on."""
-        failure = OutOfMemory if isinstance(error, torch.OutOfMemoryError) else RequestFailed
-        self._end_with(sequence, failure(f"{type(error).__name__}: {error}"), error)
+        message = f"{type(error).__name__}: {error}"
+        if isinstance(error, torch.OutOfMemoryError):
+            # Without the cause: its traceback would keep the tensors of what failed alive.
+            self._end_with(sequence, OutOfMemory(message), None)
+        else:
+            self._end_with(sequence, RequestFailed(message), error)
 
     def _end_with(self, sequence: Sequence, failure: Exception, cause: Exception | None) -> None:
         failure.__cause__ = cause
@@ -245,7 +254,6 @@ class Engine:
         self.stats.lost += 1
         living = sorted((one for one in plan.sequences if one.ended is None), key=lambda one: one.arrival)
         if living:
-            # Without the cause: its traceback would keep the tensors of the lost step alive.
             self._end_with(living[-1], OutOfMemory(f"no memory on the device, and the newest request: {message}"), None)
         self._scheduler.restart(living[:-1])
 

@@ -106,6 +106,8 @@ class Runner:
         self._rows = SamplerRows(slots, device)
         self._masks = MaskRows(slots, vocab_size, device)
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._side is not None:
+            self._side.wait_stream(torch.cuda.current_stream(device))  # weights and empty pools are on their way
         self._sent: torch.cuda.Event | None = None
 
     @property

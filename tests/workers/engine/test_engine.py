@@ -109,6 +109,18 @@ def test_a_thought_is_ended_by_its_budget_and_the_grammar_begins_behind_it() -> 
     assert "".join(result.pieces[end + 1 :]).strip().startswith("{")
 
 
+def test_stop_texts_are_looked_for_behind_the_thoughts() -> None:
+    request = replace(make_request(max_tokens=25, thinking_budget=8), thinking=True)
+    whole = make_rig().run(request)["r"]
+    end = whole.pieces.index("</think>")
+    thought, said = "".join(whole.pieces[:end])[:3], "".join(whole.pieces[end + 1 :])[4:7]
+    assert thought not in "".join(whole.pieces[end:])
+    stopping = replace(request, sampling=replace(request.sampling, stop=(thought, said)))
+    result = make_rig().run(stopping)["r"]
+    assert result.stopped_by == said
+    assert result.text == whole.text[: whole.text.index(said, whole.text.index("</think>"))]
+
+
 def test_log_probabilities_come_with_the_ids_that_asked() -> None:
     rig = make_rig()
     asked = replace(make_request("a"), logprobs=True)
@@ -230,6 +242,16 @@ def test_a_failing_output_fails_its_request_alone(monkeypatch: pytest.MonkeyPatc
     assert isinstance(results["b"].error, RequestFailed)
     assert results["a"].ids == expected(make_request("a", prompt=3, max_tokens=9))[0]
     assert results["c"].ids == expected(make_request("c", prompt=5, max_tokens=9))[0]
+
+
+def test_an_output_that_cannot_be_finished_fails_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make_rig()
+    mixed(rig)
+    monkeypatch.setattr(rig.engine._live["b"].output, "finish", lambda *args: [][0])
+    rig.engine.abort("b")
+    results = rig.run()
+    assert isinstance(results["b"].error, RequestFailed)
+    assert results["a"].ids == expected(make_request("a", prompt=3, max_tokens=9))[0]
 
 
 @pytest.mark.parametrize("where", ["forward", "after"])

@@ -302,7 +302,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(REQUESTS, st.integers(4, 40), st.integers(1, 40), st.integers(0, 3), st.integers(1, 4), st.data())
 def test_any_schedule_stays_in_its_budgets_and_ends_clean(
     requests: list[Request], tokens: int, flop: int, patience: int, window: int, data: st.DataObject
