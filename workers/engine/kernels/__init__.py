@@ -1,0 +1,1 @@
+"""Operations on tensors, one a file: `op`, and `op_ref` in plain torch. Imports nothing of ours, knows no model."""

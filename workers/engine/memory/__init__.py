@@ -1,0 +1,1 @@
+"""Who owns which block, slot and row: whole numbers here, the tensors they index elsewhere."""

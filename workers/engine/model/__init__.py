@@ -1,0 +1,1 @@
+"""The model: text, vision, sound, and how they meet."""

@@ -1,0 +1,124 @@
+"""From a checkpoint directory to an engine that runs: load, size the pools, allocate, start the thread."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from workers.engine.checkpoint.reader import Checkpoint
+from workers.engine.checkpoint.weights import Weights
+from workers.engine.compose import Composer
+from workers.engine.config import OmniConfig
+from workers.engine.embeddings import Look
+from workers.engine.engine import Engine
+from workers.engine.loop import Loop
+from workers.engine.memory.reservation import Memory
+from workers.engine.memory.sizes import MOST_SLOTS, memory_for
+from workers.engine.memory.state import State
+from workers.engine.model.omni import OmniModel
+from workers.engine.output import Outputs
+from workers.engine.prefetch import Prefetch
+from workers.engine.runner import Runner, limits_of
+from workers.engine.scheduler import Budgets, Scheduler
+from workers.engine.tokenizer import Tokenizer
+
+CPU_BYTES = 2 << 30  # of states on a machine without a GPU
+WORKSPACE_BYTES = 4 << 30  # activations and the encoders' buffers on a GPU
+CPU, GPU = Budgets(tokens=512, window=1), Budgets(tokens=2048, window=16)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An engine with what belongs to it.
+
+    Attributes:
+        digest: of the weights.
+        prefetch: takes conversations; `loop` takes prompts of ids.
+    """
+
+    config: OmniConfig
+    tokenizer: Tokenizer
+    digest: str
+    loop: Loop
+    prefetch: Prefetch
+
+    def close(self, *, drain: bool = False, timeout_s: float | None = None) -> bool:
+        """As `Loop.close`; what was not composed is dropped."""
+        self.prefetch.close()
+        return self.loop.close(drain=drain, timeout_s=timeout_s)
+
+
+def start(
+    path: Path,
+    *,
+    device: str = "cpu",
+    state_bytes: int | None = None,
+    budgets: Budgets | None = None,
+    entering: Callable[[list[str]], None] = lambda ids: None,
+) -> Running:
+    """
+    Args:
+        state_bytes: for states, KV and embeddings; None takes what the weights leave on the device.
+        entering: see `Engine`.
+
+    Raises:
+        CheckpointError: the directory does not hold the model.
+        ValueError: no sequence fits beside the weights.
+    """
+    checkpoint, tokenizer = Checkpoint.open(path), Tokenizer.load(path)
+    config = checkpoint.config
+    model = OmniModel.load(Weights(checkpoint, device))
+    budgets = budgets or (GPU if device.startswith("cuda") else CPU)
+    budgets = replace(budgets, context=min(budgets.context, config.text.max_position_embeddings))
+    free_bytes = _free_bytes(device) if state_bytes is None else state_bytes
+    memory = memory_for(
+        config.text,
+        free_bytes,
+        window=budgets.window,
+        dtype=getattr(torch, config.torch_dtype),
+        kv_dtype=_kv_dtype(config),
+        most_slots=min(MOST_SLOTS, budgets.tokens),
+    )
+    loop = Loop(build(config, model, tokenizer, memory, budgets, device=device, entering=entering))
+    composer = Composer(config, tokenizer, budgets.context)
+    return Running(config, tokenizer, checkpoint.digest, loop, Prefetch(composer, loop))
+
+
+def build(
+    config: OmniConfig,
+    model: OmniModel,
+    tokenizer: Tokenizer,
+    memory: Memory,
+    budgets: Budgets,
+    *,
+    device: str = "cpu",
+    entering: Callable[[list[str]], None] = lambda ids: None,
+) -> Engine:
+    """An engine of a loaded model, with its tensors."""
+    state = State.allocate(
+        config.text,
+        limits_of(memory, budgets),
+        dtype=getattr(torch, config.torch_dtype),
+        kv_dtype=_kv_dtype(config),
+        device=device,
+    )
+    runner = Runner(model, state, memory, budgets, vocab_size=config.text.vocab_size, look=Look.of(config))
+    return Engine(
+        runner,
+        Scheduler(memory, budgets),
+        Outputs(tokenizer, config.text.vocab_size),
+        placeholders=(config.img_context_token_id, config.sound_context_token_id),
+        entering=entering,
+    )
+
+
+def _kv_dtype(config: OmniConfig) -> torch.dtype | None:
+    return torch.float8_e4m3fn if config.quant.kv_fp8 else None
+
+
+def _free_bytes(device: str) -> int:
+    if not device.startswith("cuda"):
+        return CPU_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return free - WORKSPACE_BYTES
