@@ -64,20 +64,16 @@ class Contact:
     """
 
     lease_s: float
-    since: tuple[float, float] = (0.0, 0.0)
-    last: tuple[float, float] = (float("-inf"), float("-inf"))
+    since: float = 0.0
+    last: float = float("-inf")
 
     def lasts(self) -> bool:
         """It has just answered: whether it has done so for a lease."""
-        now = (time.monotonic(), time.time())  # the one stands still while a machine sleeps, the other may be set
-        if _apart(now, self.last) > self.lease_s / 2:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)  # it goes on while the machine sleeps, and nobody can set it
+        if now - self.last > self.lease_s / 2:
             self.since = now
         self.last = now
-        return now[0] - self.since[0] >= self.lease_s
-
-
-def _apart(now: tuple[float, float], then: tuple[float, float]) -> float:
-    return max(abs(one - other) for one, other in zip(now, then, strict=True))
+        return now - self.since >= self.lease_s
 
 
 def serve(settings: Settings) -> None:
