@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_HOME ?= $(shell [ "$$(id -u)" = 0 ] && printf '/var/lib/omni-jobs/demo-%s' "$$(pwd | sha256sum | cut -c1-12)" || printf '%s/.omni-demo' "$$(pwd)")
 export OMNI_HOME
 
-.PHONY: help demo test test-full check up eval faults test-gpu clean
+.PHONY: help demo test test-full check up eval faults parity test-gpu clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -36,16 +36,21 @@ demo: export OMNI_HOME := $(DEMO_HOME)
 demo: $(VENV)/.samples  ## three kinds of real input, from file to a row in SQL
 	@$(BIN)/omni-jobs demo
 
+APART := tests/flow tests/faults tests/workers/engine
 test: $(VENV)/.dev $(VENV)/.samples check  ## everything CI runs
 	@$(BIN)/python -m pytest tests/flow -m 'not slow and not gpu'
 	$(BIN)/python -m pytest tests/faults -m 'not slow and not gpu' -n 3 --dist load
-	$(BIN)/python -m pytest --ignore tests/flow --ignore tests/faults -m 'not slow and not gpu' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workers/engine -m 'not slow and not gpu' -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(APART:%=--ignore %) -m 'not slow and not gpu' -n 2 --dist loadfile
 
 test-full: $(VENV)/.dev $(VENV)/.samples check  ## also what takes minutes
 	@$(BIN)/python -m pytest -m 'not gpu'
 
 faults: $(VENV)/.dev  ## kills, floods and cuts at full scale, with a table of counts (an hour)
 	@$(BIN)/python -m pytest tests/faults --scale 1 --timeout 7200
+
+parity: $(VENV)/.dev  ## how far the engine is from the published implementation
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.workers.engine.parity
 
 test-gpu: $(VENV)/.dev  ## what needs an NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu

@@ -1,5 +1,6 @@
 """The engine on a GPU: no step waits for the device, everybody ends, the pools are clean."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -37,7 +38,9 @@ class Impatient(runner.Runner):
         self._strictly(super().sample, handle, draws, logprobs=logprobs)
 
     def _strictly(self, run, *args: object, **kwargs: object) -> None:
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the mode is a prototype
+            torch.cuda.set_sync_debug_mode("error")
         try:
             run(*args, **kwargs)
         finally:
