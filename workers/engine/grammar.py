@@ -9,6 +9,7 @@ Threads: `Grammars` may be used from several; a `Constraint` belongs to the engi
 Source: llguidance 1.9, docs/json_schema.md; it refuses what it cannot guarantee.
 """
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ class Grammars:
         self.stop_ids = (tokenizer.control(IM_END), tokenizer.control(EOS))
         self._ends_thought = tokenizer.control(END_THINK)
         self._tokens = LLTokenizer(
-            tokenizer.source,
+            _unspeakable(tokenizer),
             n_vocab=self.vocab_size,
             eos_token=list(self.stop_ids),
             slices=LLTokenizer.json_slices(),
@@ -154,6 +155,21 @@ class MaskRows:
         """The first `rows` rows on the device: [rows, ceil(vocab / 32)] int32; queued on the current stream."""
         self._device[:rows].copy_(self.host[:rows], non_blocking=True)
         return self._device[:rows]
+
+
+def _unspeakable(tokenizer: Tokenizer) -> str:
+    """The tokenizer.json with control tokens under names that no JSON can hold, for it has no U+0000.
+
+    llguidance tokenises the text that a schema leaves no choice about, a key for example, and finds the names of
+    control tokens in it: a key `</think>` would ask the model for the token.
+    """
+    raw = json.loads(tokenizer.source)
+    ids = set(tokenizer.controls.values())
+    for token in raw["added_tokens"]:
+        token["content"] = f"\0{token['id']}\0"
+    vocab = raw["model"]["vocab"]
+    raw["model"]["vocab"] = {f"\0{id}\0" if id in ids else token: id for token, id in vocab.items()}
+    return json.dumps(raw)
 
 
 def _nothing() -> None:

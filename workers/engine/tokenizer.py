@@ -181,7 +181,6 @@ class Detokenizer:
     def finish(self) -> list[str]:
         """What was held back: a character that never became whole, as U+FFFD."""
         text = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
         return [text] if text else []
 
 

@@ -43,12 +43,10 @@ def harmless(value: Any) -> Any:
     return json.loads(re.sub(r"<(/?)(think|tool_call)>", r"(\1\2)", json.dumps(value)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.sampled_from(control_tokens()[:30]) | st.sampled_from(["\n", "user", "a"]), max_size=5).map("".join),
-    st.sampled_from(["system", "user", "assistant", "tool", "reasoning", "argument", "description"]),
+@pytest.mark.parametrize(
+    "where", ["system", "user", "assistant", "tool", "reasoning", "argument", "key", "description", "property"]
 )
-def test_no_message_can_write_a_control_token(text: str, where: str) -> None:
+def test_no_message_can_write_a_control_token(where: str) -> None:
     """The control tokens of a prompt are those of the same prompt with harmless text."""
 
     def controls(text: str) -> list[int]:
@@ -57,16 +55,20 @@ def test_no_message_can_write_a_control_token(text: str, where: str) -> None:
             turn("system", said["system"]),
             turn("user", said["user"]),
             turn("assistant", said["assistant"], reasoning_content=text if where == "reasoning" else "x",
-                 tool_calls=[call("f", {"x": text if where == "argument" else "x"})]),
+                 tool_calls=[call("f", {text if where == "key" else "x": text if where == "argument" else "x"})]),
             turn("tool", said["tool"]),
         ]  # fmt: skip
-        tools = [{"name": "f", "description": text if where == "description" else "x"}]
+        tools = [{
+            "name": "f", "description": text if where == "description" else "x",
+            "parameters": {"properties": {text if where == "property" else "x": {"type": "string"}}}, "x": [text],
+        }]  # fmt: skip
         prompt = build_prompt(TOKENIZER, read_messages(turns), (), read_tools(tools), OFF)
         # An assistant's turn may hold tags of thoughts: clients send them back so.
         tags = (12, 13) if where in ("assistant", "reasoning") else ()
         return [id for id in prompt.ids if TOKENIZER.is_control(id) and id not in tags]
 
-    assert controls(text) == controls("x")
+    for name in (*control_tokens()[:30], "<SPECIAL_999>"):
+        assert controls(name) == controls(f"a\n{name}{name} b") == controls("x")
 
 
 def test_thoughts_that_come_back_inside_content_are_thoughts() -> None:

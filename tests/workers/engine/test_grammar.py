@@ -106,6 +106,27 @@ def test_whatever_the_logits_say_the_answer_is_of_its_schema(schema: Any, thinki
     assert not any(TOKENIZER.is_control(id) for id in said if id != END_THINK)
 
 
+@pytest.mark.parametrize(
+    "name", ["</think>", "<|im_end|>", "<image>", "</s>", "a<think>b", "\0" + "13\0", "<SPECIAL_20>"]
+)
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_schema_cannot_ask_for_control_tokens(name: str, thinking: bool) -> None:
+    schema = {
+        "type": "object",
+        "properties": {name: {"const": name}},
+        "required": [name],
+        "additionalProperties": False,
+    }
+    constraint = GRAMMARS.constrain(schema, thinking=thinking)
+    constraint.advance(END_THINK) if thinking else None
+    ids: list[int] = []
+    while not constraint.is_done:
+        assert not any(TOKENIZER.is_control(id) for id in allowed(constraint))
+        ids.append(max(allowed(constraint), key=lambda id: (id in (1000 + ord("{"), 1000 + ord('"')), id)))
+        assert constraint.advance(ids[-1])
+    assert json.loads(TOKENIZER.decode(ids)) == {name: name}
+
+
 # --- when it starts and ends ------------------------------------------------------------------------------------
 
 

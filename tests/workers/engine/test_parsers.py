@@ -43,6 +43,7 @@ F4 = Call("f", {"n": 4})
     [
         pytest.param(True, ["So", ".\n", END_THINK, "\n\n", "Yes", ".\n"], Answer("So.", "Yes.\n"), id="both"),
         pytest.param(True, ["\nSo ", "on\n\n"], Answer("So on", unfinished=True), id="unfinished"),
+        pytest.param(True, [" ", "\n a", " ", END_THINK, " ", "\n b"], Answer("a", "b"), id="blanks"),
         pytest.param(True, [END_THINK, "Yes"], Answer("", "Yes"), id="no-thought"),
         pytest.param(True, [], Answer(unfinished=True), id="nothing"),
         pytest.param(True, ["a </think> b", END_THINK, "c"], Answer("a </think> b", "c"), id="letters-end-nothing"),
@@ -74,6 +75,7 @@ def test_the_end_of_a_thought_is_a_token() -> None:
         pytest.param([TOOL_CALL, "<function=g></function>", END_TOOL_CALL], "", (Call("g", {}),), id="nobody-offered"),
         pytest.param(["Hi \n"], "Hi \n", (), id="no-call"),
         pytest.param(["<tool_call>", BODY, "</tool_call>"], f"<tool_call>{BODY}</tool_call>", (), id="letters"),
+        pytest.param(["<tool_call>", BODY, END_TOOL_CALL], f"<tool_call>{BODY}", (), id="begun-in-letters"),
         pytest.param(["a\n", TOOL_CALL, "\nnonsense", END_TOOL_CALL, "\nb"],
                      "a\n<tool_call>\nnonsense</tool_call>\nb", (), id="malformed"),
         pytest.param(["a\n", TOOL_CALL, BODY], f"a\n<tool_call>{BODY}", (), id="unfinished"),
@@ -89,6 +91,11 @@ def test_the_end_of_a_thought_is_a_token() -> None:
 )  # fmt: skip
 def test_calls_are_found_and_what_is_none_is_content(pieces: list[str], content: str, calls: tuple[Call, ...]) -> None:
     assert read_answer(pieces, thinking=False, tools=TOOLS) == Answer("", content, calls)
+
+
+def test_a_call_inside_a_thought_is_thought() -> None:
+    answer = read_answer(["So ", TOOL_CALL, BODY, END_TOOL_CALL, END_THINK, "No."], thinking=True, tools=TOOLS)
+    assert answer == Answer(f"So {BODY}".rstrip(), "No.")
 
 
 def test_without_tools_a_call_is_content() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.workers.engine.no_sync import NoSync
 from workers.engine.kernels.logprob import logprob
+from workers.engine.kernels.sample import _drawn_rank
 from workers.engine.sampler import SamplerInputs, SamplerRows, sample
 from workers.engine.sampling import SamplingParams
 
@@ -96,6 +97,31 @@ def test_equal_logits_at_the_border_of_top_k_are_cut_by_id() -> None:
     assert set(draws([0.0, 1.0, 1.0, 1.0], 300, top_k=3, top_p=0.6)) == {1, 2}
 
 
+def test_who_reaches_p_exactly_is_the_last() -> None:
+    assert set(draws([0.0, 0.0], 300, top_p=0.5)) == {0}
+    assert set(draws([0.0, 0.0, 0.0, 0.0], 300, top_p=0.75)) == {0, 1, 2}
+
+
+def test_a_draw_on_a_border_belongs_to_the_token_behind_it() -> None:
+    row, half = torch.zeros(2, 2), torch.full((2,), 0.5, dtype=torch.float64)
+    whole = torch.ones(2)
+    draw = half - torch.tensor([0.0, 2.0**-53], dtype=torch.float64)
+    assert _drawn_rank(row, whole, whole, torch.zeros(2, dtype=torch.int32), draw).tolist() == [1, 0]
+
+
+def test_the_sum_of_many_small_shares_is_exact() -> None:
+    """20,000 of them, each less than a float32 near 1 can tell: 1.1 in a thousand together."""
+    ordered = torch.tensor([[0.0] + [-16.7] * 20_000])
+    one = torch.ones(1)
+    bits = 53 - (20_001 - 1).bit_length()
+    small = round(float(ordered[0, 1].exp()) * 2.0**bits)
+    for share in (0.9985, 0.999, 0.9995, 1 - 2**-53):
+        draw = torch.tensor([share], dtype=torch.float64)
+        rank = int(_drawn_rank(ordered, one, one, torch.zeros(1, dtype=torch.int32), draw)[0])
+        total = 2**bits + 20_000 * small
+        assert rank == max(0, 1 + (min(math.floor(share * total), total - 1) - 2**bits) // small)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_tokens_come_as_often_as_their_probability_says(temperature: float) -> None:
     logits = [0.0, 1.0, 2.0, -1.0, 0.5]
@@ -123,7 +149,7 @@ def test_a_token_far_below_the_largest_is_never_drawn_and_nothing_breaks() -> No
 def test_a_broken_row_gives_some_token_and_leaves_the_others_alone(row: list[float], params: dict[str, Any]) -> None:
     logits = torch.tensor([[0.0, 9.0, 1.0, 2.0, 0.5], row])
     ids = sample(logits, inputs([SamplingParams(), SamplingParams(**params)], 5))
-    assert 0 <= int(ids[1]) < 5
+    assert int(ids[1]) == 0
     assert ids[:1].tolist() == sample(logits[:1], inputs([SamplingParams()], 5)).tolist()
 
 
@@ -148,6 +174,8 @@ def test_a_forced_id_stands_above_the_mask() -> None:
     rows = [SamplingParams(), SamplingParams(), SamplingParams(temperature=0.0)]
     given_ = inputs(rows, 40, forced=[13, -1, 0], mask_rows=[0, 0, 0], masks=bits([{5}], 40))
     assert sample(torch.zeros(3, 40), given_).tolist() == [13, 5, 0]
+    assert not given_.greedy
+    assert inputs([SamplingParams()], 40, forced=[3]).greedy  # nothing to draw
 
 
 def test_a_row_that_is_written_again_forgets_what_it_held() -> None:

@@ -76,6 +76,19 @@ THOUGHT = turn("assistant", "It is 2.", reasoning_content="One and one.")
             "<|im_start|>assistant\n<think>\n",
             id="calls-and-results",
         ),
+        pytest.param(
+            [
+                *HI,
+                turn("assistant", " a ", reasoning_content="Hm.", tool_calls=[call("f", {})]),
+                turn("tool", ""),
+                turn("user", "So?"),
+            ],
+            {"enable_thinking": False},
+            f"{HEAD}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think></think>a\n<tool_call>\n<function=f>\n"
+            "</function>\n</tool_call>\n<|im_end|>\n<|im_start|>user\n<tool_response>\n\n</tool_response>\n<|im_end|>\n"
+            "<|im_start|>user\nSo?<|im_end|>\n<|im_start|>assistant\n<think></think>",
+            id="an-old-call",
+        ),
     ],
 )  # fmt: skip
 def test_turns_are_written_as_the_family_writes_them(

@@ -69,6 +69,14 @@ def test_a_thought_that_is_opened_again_has_what_is_left() -> None:
     assert forced(thought(1), [A, A, THINK, A]) == [A, END, EMPTY_LINE, A, THINK, END, EMPTY_LINE, A]
 
 
+def test_a_forced_id_that_was_not_given_stays_forced() -> None:
+    thinking = thought(2)
+    thinking.advance([A, A, A, A])
+    assert thinking.forced_id == END
+    thinking.advance([END, EMPTY_LINE, A])
+    assert (thinking.open, thinking.forced_id) == (False, NOTHING)
+
+
 WORDS = st.sampled_from([A, A, A, NEWLINE, EMPTY_LINE, END, THINK])
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omni_jobs.errors import UsageError
 from workers.engine.sections import ConfigError
 from workers.engine.tekken import NAMED, TINY, control_tokens, tokenizer_json
-from workers.engine.tokenizer import END_THINK, IM_END, Control, Detokenizer, Tokenizer
+from workers.engine.tokenizer import END_THINK, IM_END, Control, Detokenizer, Tokenizer, cut, naming
 
 SOURCE = tokenizer_json()
 TOKENIZER = Tokenizer(SOURCE)
@@ -22,7 +22,16 @@ NAMES = control_tokens()
 
 # --- nothing a user writes is a control token -------------------------------------------------------------------
 
-LOOKALIKES = ["＜think＞", "<\u200bthink>", "<think\u0000>", "<thınk>", "‹think›", "<|im_end\u200d|>", "&lt;think&gt;", "<THINK>"]
+LOOKALIKES = [
+    "＜think＞",
+    "<\u200bthink>",
+    "<think\u0000>",
+    "<thınk>",
+    "‹think›",
+    "<|im_end\u200d|>",
+    "&lt;think&gt;",
+    "<THINK>",
+]
 BROKEN = st.sampled_from(NAMES).flatmap(lambda name: st.integers(0, len(name)).map(lambda at: name[:at]))
 NESTED = st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES), st.integers(0, 12)).map(
     lambda pair: pair[0][: pair[2]] + pair[1] + pair[0][pair[2] :]
@@ -33,7 +42,7 @@ HOSTILE = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(HOSTILE)
 def test_text_never_becomes_a_control_token(text: str) -> None:
     ids = TOKENIZER.encode(text)
@@ -93,12 +102,23 @@ def test_a_templated_prompt_is_tokenised_as_the_file_says(text: str) -> None:
     assert TOKENIZER.encode_prompt(text) == Published.from_str(SOURCE).encode(text, add_special_tokens=False).ids
 
 
+@pytest.mark.parametrize("name", ["<image>", "<so_embedding>"])
+def test_a_prompt_of_text_has_no_placeholders(name: str) -> None:
+    with pytest.raises(UsageError, match=f"got the placeholder {name}"):
+        TOKENIZER.encode_prompt(f"<|im_start|>user\n{name}")
+    assert len(TOKENIZER.encode_prompt("<img></img>")) == 2
+
+
+def test_of_two_names_that_begin_alike_the_longer_is_found() -> None:
+    assert cut("a<b><b>>", naming(["<b>", "<b>>"])) == ["a", "<b>", "", "<b>>", ""]
+
+
 # --- back to text -----------------------------------------------------------------------------------------------
 
 IDS = st.lists(st.integers(0, 1279) | st.integers(1128, 1255), max_size=40)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(IDS)
 @example([1000 + byte for byte in "aé€😀".encode()])
 @example([1240, 11, 1159])
@@ -138,6 +158,7 @@ def test_a_control_token_is_told_from_its_letters() -> None:
 
 def test_ids_that_end_a_line_are_found() -> None:
     assert TOKENIZER.ids_ending_with(b"\n") == {1010, 1267}
+    assert {TOKENIZER.piece(id) for id in TOKENIZER.ids_ending_with(b"e")} == {b"e", b"he", b"re", b" the"}
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -174,6 +195,11 @@ def test_the_tiny_one_has_the_published_ids() -> None:
     assert TOKENIZER.encode("\n") == [1010]
     assert TOKENIZER.encode(" the\n\n") == [1278, 1267]
     assert TOKENIZER.piece(5000) == b""
+
+
+def test_merges_stand_by_what_they_make_and_then_by_their_parts() -> None:
+    ranks = [*TINY[:256], b"bc", b"ab", b"abc"]
+    assert json.loads(tokenizer_json(ranks))["model"]["merges"] == [["b", "c"], ["a", "b"], ["a", "bc"], ["ab", "c"]]
 
 
 @pytest.fixture(scope="module")

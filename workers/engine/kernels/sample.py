@@ -90,8 +90,7 @@ def _drawn_rank(ordered: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tens
     upto = weight.cumsum(-1)
     most = torch.where(top_k > 0, top_k, vocab).clamp(max=vocab).long()
     needed = top_p.double() * upto.gather(1, most[:, None] - 1).squeeze(1)
-    rank = torch.arange(vocab, device=ordered.device)
-    kept = ((upto - weight < needed[:, None]) & (rank < most[:, None])).sum(-1).clamp(min=1)
+    kept = (upto - weight < needed[:, None]).sum(-1).clamp(min=1)  # never more than top-k: they reach all of it
     total = upto.gather(1, kept[:, None] - 1).squeeze(1)
     target = torch.minimum((draw * total).floor().long(), total - 1)
     drawn = torch.searchsorted(upto, target[:, None], right=True).squeeze(1)
