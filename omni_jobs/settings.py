@@ -62,6 +62,13 @@ class Settings(BaseSettings):
         pattern=r"^(embedded|remote|[\w.]+:\w+)$",
         description="Who answers units: `embedded`, `remote` (a model server), or your own `package.module:Class`.",
     )
+    model: str = Field(
+        default="", description="Weights of our own engine: a name of `omni-jobs model list`, or a directory."
+    )
+    models_dir: Path | None = Field(
+        default=None,
+        description="Where `omni-jobs model add` keeps weights, up to 62 GB each; default: `home`/models.",
+    )
     whisper: str = Field(
         default="base", description="`base`, `fast` (tiny.en), or a folder with a CTranslate2 Whisper model."
     )

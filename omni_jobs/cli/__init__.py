@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from omni_jobs.cli import backends, contract, demo, doctor, jobs, run, sql, stack, tenants
+from omni_jobs.cli import backends, contract, demo, doctor, jobs, models, run, sql, stack, tenants
 from omni_jobs.cli.examples import examples
 from omni_jobs.cli.faults import INTERRUPTED, USAGE, Interrupted, fault_of
 
@@ -59,7 +59,7 @@ def _root(
 
 
 # In the order in which the help shows them.
-for noun in (run, jobs, sql, stack, tenants, backends, contract, doctor, demo):
+for noun in (run, jobs, sql, stack, models, tenants, backends, contract, doctor, demo):
     noun.add_to(app)
 
 

@@ -1,38 +1,24 @@
 """What `omni-jobs doctor --checkpoint DIR` shows: is it the model, whole, and does it fit on this card."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omni_jobs.cli.terminal import plain
 from omni_jobs.cli.times import size
-from omni_jobs.errors import Unavailable, UsageError
+from omni_jobs.models import facts
 
-# The digest reads some thousand places of a disk that may be slow.
-TIMEOUT_S = 600
 KINDS = {"audio": "spans of sound", "page": "pages", "video": "clips of video"}
 
 
 def examined(directory: Path) -> dict[str, Any]:
-    """The workers' survey of the directory, made in a process of its own: the service never imports them.
+    """The workers' survey of the directory, and whether it can be used here.
 
     Raises:
         UsageError: it is no checkpoint at all.
         Unavailable: the survey could not be made.
     """
-    words = [sys.executable, "-m", "workers.engine.checkpoint.survey", str(directory.absolute())]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        found = json.loads(done.stdout)
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{directory}: not read within {TIMEOUT_S} s") from error
-    except (OSError, ValueError) as error:
-        raise Unavailable("the checkpoint cannot be looked at: the workers do not load") from error
-    if "error" in found:
-        raise UsageError(found["error"]["message"])
+    found = facts.survey(directory)
     card = found["card"]
     return {"ok": found["whole"] and (card["fits"] or card["name"] is None), **found}
 
@@ -46,13 +32,13 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"format      {report['format']} (linear layers: {layers}); KV cache {report['kv_cache']}"
     for one in report["parts"]:
         yield f"part        {one['part']}: {_many(one['tensors'], 'tensor')}, {size(one['size_bytes'])}"
-    yield from _card_lines(report["card"])
+    yield from card_lines(report["card"])
     yield "whole       yes" if report["whole"] else f"whole       no: {_many(report['problem_count'], 'problem')}"
     for line in report["summary"]:
         yield f"problem     {plain(line)}"
 
 
-def _card_lines(card: dict[str, Any]) -> Iterator[str]:
+def card_lines(card: dict[str, Any]) -> Iterator[str]:
     here = f"{plain(card['name'])}, {size(card['memory_bytes'])}" if card["name"] else "none here; on one of 80 GB:"
     yield f"card        {here}"
     if not card["fits"]:

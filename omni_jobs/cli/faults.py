@@ -10,7 +10,7 @@ from typer.exceptions import TyperException
 
 from omni_jobs.cli.reader import SqlError
 from omni_jobs.cli.terminal import plain, plain_lines
-from omni_jobs.errors import Conflict, OmniError, Refused, SourceError, TooMany, Unavailable, UsageError
+from omni_jobs.errors import Conflict, Damaged, OmniError, Refused, SourceError, TooMany, Unavailable, UsageError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -61,6 +61,8 @@ def fault_of(error: BaseException) -> Fault:
             return Fault(error, "refused", text)
         case Unavailable():
             return Fault(error, "unavailable", text)
+        case Damaged():
+            return Fault(error, "damaged", text)
         case SqlError():
             return Fault(error, "sql", text, USAGE)
         case OmniError():

@@ -16,7 +16,7 @@ from tests.omni_jobs.cli.conftest import REPOSITORY, Run
 
 GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)  # type: ignore[attr-defined]
-NESTED = ["tenant list", "tenant set", "backend test"]
+NESTED = ["backend test", "model add", "model list", "model remove", "tenant list", "tenant set"]
 HEAVY = ("pydantic", "httpx2", "sqlalchemy", "psycopg", "numpy", "rich.progress", "omni_jobs.settings")
 
 
@@ -34,14 +34,14 @@ def test_help_ends_with_examples_that_parse(command: str) -> None:
         name, *words = shlex.split(found[1].rstrip('"')) if "$(" in line else shlex.split(found[1])
         assert f"{name} {' '.join(words)} ".startswith(f"{command} ".lstrip()), line
         found_command = GROUP.commands[name]  # type: ignore[attr-defined]
-        if name in ("tenant", "backend"):
+        if name in ("backend", "model", "tenant"):
             found_command, *words = found_command.commands[words[0]], *words[1:]
         found_command.make_context(name, words)
 
 
 def test_the_commands_are_those_of_the_manual() -> None:
     words = (
-        "backend cancel dead delete demo doctor down list logs migrate openapi result retry run schema search sql"
+        "backend cancel dead delete demo doctor down list logs migrate model openapi result retry run schema search sql"
         " status submit tenant up watch"
     )
     assert " ".join(COMMANDS) == words

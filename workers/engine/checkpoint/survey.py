@@ -8,11 +8,11 @@ Needs no torch; with it, it knows the card that is here.
 import json
 import sys
 from collections import Counter
-from importlib.util import find_spec
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from workers.engine.checkpoint.capacity import WINDOW_TOKENS, capacity
+from workers.engine.checkpoint.card import fits
 from workers.engine.checkpoint.digest import digest_of
 from workers.engine.checkpoint.directory import Directory
 from workers.engine.checkpoint.errors import Problem, summary
@@ -22,8 +22,6 @@ from workers.engine.quant import Format
 from workers.engine.sections import ConfigError
 
 LISTED = 100  # problems in the document; all are counted
-ASSUMED_MEMORY_BYTES = 80 << 30
-DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # without one there is no card, and torch need not be loaded
 
 
 def survey(path: Path) -> dict[str, Any]:
@@ -42,7 +40,7 @@ def survey(path: Path) -> dict[str, Any]:
         "summary": summary(problems),
         "problems": [_listed(one) for one in problems[:LISTED]],
         "digest": digest_of(directory),
-        "format": _format(formats),
+        "format": narrowest(formats.values()),
         "linear_layers": dict(Counter(format.value for format in formats.values())),
         "kv_cache": "FP8" if directory.config.quant.kv_fp8 else directory.config.torch_dtype,
         "tensors": len(directory.stored),
@@ -50,7 +48,7 @@ def survey(path: Path) -> dict[str, Any]:
         "size_bytes": directory.size_bytes,
         "parameters": sum(one.parameters for one in table(directory.config, formats.__getitem__).values()),
         "parts": _parts(directory),
-        "card": _fits(directory),
+        "card": fits(directory.config, directory.size_bytes),
     }
 
 
@@ -58,9 +56,8 @@ def _listed(problem: Problem) -> dict[str, str]:
     return {"kind": problem.fault.name.lower(), "name": problem.name, "detail": problem.detail}
 
 
-def _format(formats: dict[str, Format]) -> str:
-    # NVIDIA's NVFP4 repository holds FP8 and dense layers too: the narrowest names it.
-    found = set(formats.values())
+def narrowest(found: Collection[Format]) -> str:
+    """The format that a repository is called by: NVIDIA's NVFP4 one holds FP8 and dense layers too."""
     return next((one.value for one in (Format.NVFP4, Format.FP8) if one in found), Format.DENSE.value)
 
 
@@ -70,30 +67,6 @@ def _parts(directory: Directory) -> list[dict[str, Any]]:
         tensors[name.partition(".")[0]] += 1
         sizes[name.partition(".")[0]] += one.size_bytes
     return [{"part": part.value, "tensors": tensors[part], "size_bytes": sizes[part]} for part in Part]
-
-
-def _fits(directory: Directory) -> dict[str, Any]:
-    name, memory_bytes = _card()
-    found = capacity(directory.config, directory.size_bytes, memory_bytes)
-    return {
-        "name": name,
-        "memory_bytes": memory_bytes,
-        "free_bytes": found.free_bytes,
-        "fits": found.fits,
-        "window_tokens": WINDOW_TOKENS,
-        "sequences": found.sequences,
-    }
-
-
-def _card() -> tuple[str | None, int]:
-    """The first card and its memory; without one, None and 80 GB."""
-    if find_spec("torch") is not None and any(driver.exists() for driver in DRIVERS):
-        import torch
-
-        if torch.cuda.is_available():
-            card = torch.cuda.get_device_properties(0)
-            return card.name, card.total_memory
-    return None, ASSUMED_MEMORY_BYTES
 
 
 def main() -> None:
