@@ -76,7 +76,6 @@ class Sources:
             fd = os.open(os.path.realpath(path), _O_FLAGS)
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        file = os.fdopen(fd, "rb")
         try:
             self._check(Path(os.readlink(f"/proc/self/fd/{fd}")), path)
             facts = os.fstat(fd)
@@ -85,9 +84,9 @@ class Sources:
             if facts.st_size > self._most_bytes:
                 raise TooLarge(f"expected a file of at most {self._most_bytes} bytes, got {facts.st_size}")
         except BaseException:
-            file.close()
+            os.close(fd)
             raise
-        return file
+        return os.fdopen(fd, "rb")
 
     def _check(self, real: Path, asked: Path) -> None:
         if not any(real.is_relative_to(root) for root in self.roots):
