@@ -59,8 +59,13 @@ def run(
 ) -> Callable[..., dict[str, str]]:
     """Runs a job for each file, all at once; returns their states."""
 
-    def run(*names: str) -> dict[str, str]:
-        more: dict[str, Any] = {"blob_url": f"file://{tmp_path}/blobs", "file_roots": (shelf,), "min_free_bytes": 0}
+    def run(*names: str, **changes: Any) -> dict[str, str]:
+        more: dict[str, Any] = {
+            **changes,
+            "blob_url": f"file://{tmp_path}/blobs",
+            "file_roots": (shelf,),
+            "min_free_bytes": 0,
+        }
         settings = settings_of(**more)
         base = make_parts(db, settings, tmp_path)
         backend = local(base.flight, **more)
@@ -114,12 +119,14 @@ def test_each_medium_from_file_to_rows(db: Engine, run: Callable[..., dict[str, 
 
 
 def test_what_the_model_cannot_answer_is_a_gap_that_says_so(db: Engine, run: Callable[..., dict[str, str]]) -> None:
-    assert run("film.mp4", "report.pdf") == {"film.mp4": "failed", "report.pdf": "partial"}, units(db)
+    assert run("film.mp4", "report.pdf", model_max_tokens=16) == {"film.mp4": "failed", "report.pdf": "partial"}, units(
+        db
+    )
     (clip,) = asked(db, "select state, rejected, error from omni.units where kind = 'clip'")
-    assert (clip.state, clip.rejected) == ("dead", 2) and "shots" in clip.error["message"]
+    assert (clip.state, clip.rejected) == ("dead", 2) and "refused (shots)" in clip.error["message"]
     gaps = asked(db, "select * from omni_v1.coverage where state = 'failed'")
-    assert [(row.source_name, row.page) for row in gaps] == [("report.pdf", 2)], asked(
-        db, "select * from omni_v1.coverage"
+    assert [(row.source_name, row.page) for row in gaps] == [("report.pdf", 2)] and "16 tokens" in gaps[0].reason, (
+        asked(db, "select * from omni_v1.coverage")
     )
 
 
