@@ -29,11 +29,7 @@ MANY_STEPS = 1000.0
 
 
 class EngineAsker:
-    """Asks one engine. A question has the id of its unit, by which the flight record knows it.
-
-    Attributes:
-        under_way: questions that were asked and have no answer yet.
-    """
+    """Asks one engine. A question has the id of its unit, by which the flight record knows it."""
 
     def __init__(self, engine: Running, *, context: int, timeout_s: float, on_failure: Callable[[str], None]) -> None:
         """
