@@ -59,8 +59,9 @@ class Settings(BaseSettings):
     # Work.
     backend: str = Field(
         default="embedded",
-        pattern=r"^(embedded|remote|[\w.]+:\w+)$",
-        description="Who answers units: `embedded`, `remote` (a model server), or your own `package.module:Class`.",
+        pattern=r"^(embedded|remote|local|[\w.]+:\w+)$",
+        description="Who answers units: `embedded`, `remote` (a model server), `local` (our own engine), or your own "
+        "`package.module:Class`.",
     )
     model: str = Field(
         default="", description="Weights of our own engine: a name of `omni-jobs model list`, or a directory."
@@ -129,6 +130,19 @@ class Settings(BaseSettings):
         default=0, ge=0, description="Tokens the model may think before it describes a clip or sums up; 0: none."
     )
     remote_language: str = Field(
+        default="en", pattern=r"^([a-z]{2,3})?$", description="Language of speech for jobs that do not name one."
+    )
+
+    # Our own engine, for OMNI_BACKEND=local.
+    model_frames: int = Field(
+        default=128, ge=2, le=1024, description="Most frames that it is shown at once; a longer clip takes several."
+    )
+    model_max_tokens: int = Field(default=16_384, ge=16, description="Longest answer that it gives, in tokens.")
+    model_reasoning: int = Field(
+        default=0, ge=0, description="Tokens it may think before it describes a clip or sums up; 0: none."
+    )
+    model_timeout_s: float = Field(default=600.0, gt=0, description="Longest wait for one answer of it.")
+    model_language: str = Field(
         default="en", pattern=r"^([a-z]{2,3})?$", description="Language of speech for jobs that do not name one."
     )
 

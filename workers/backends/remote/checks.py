@@ -9,7 +9,8 @@ from PIL import Image
 
 from omni_jobs.errors import SourceError
 from omni_jobs.settings import Settings
-from workers.backends.remote import reading, sampled, wire
+from workers.backends.asking import reading
+from workers.backends.remote import sampled, wire
 from workers.backends.remote.chat import Chat
 from workers.backends.remote.data_uris import Part, audio_part, image_part, video_part
 from workers.backends.remote.servers import Server

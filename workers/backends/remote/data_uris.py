@@ -9,6 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from workers.backends.asking.clips import period_ms
 from workers.inputs import CanonicalAudio, Frame
 
 Part = dict[str, object]
@@ -27,16 +28,6 @@ def image_part(jpeg: bytes) -> Part:
 def video_part(frames: Sequence[Frame]) -> Part:
     """Frames as a silent video in which the k-th is shown `k * period_ms(frames)` from its start."""
     return {"type": "video_url", "video_url": {"url": _uri("video/mp4", mp4_of(frames))}}
-
-
-def period_ms(frames: Sequence[Frame]) -> int:
-    """From one frame to the next: the mean, because readers of video know one rate for all of it.
-
-    Whole milliseconds, because the model is told times that count in them.
-    """
-    if len(frames) < 2:
-        return 1000
-    return max(1, round(1000 * (frames[-1].time_s - frames[0].time_s) / (len(frames) - 1)))
 
 
 def mp4_of(frames: Sequence[Frame]) -> bytes:

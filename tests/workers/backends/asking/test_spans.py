@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.backends.remote.spans import segments_of
+from workers.backends.asking.spans import segments_of
 
 ONE = [(2.0, 12.0)]
 

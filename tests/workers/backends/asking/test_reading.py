@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.backends.asking.reading import answer_of, has_reasoning, parse
 from workers.backends.backend import Unusable
-from workers.backends.remote.reading import answer_of, has_reasoning, parse
 from workers.prompts import PageSaid, ShotsSaid, SummarySaid
 
 SHOTS = '{"shots": [{"shot": 1, "caption": "A dog.", "on_screen": []}]}'

@@ -6,15 +6,15 @@ are. A page without ink is not shown to a model, which would read something in i
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 
 from PIL import Image
 
 from workers import prompts
 from workers.answers import Box, PageAnswer, PageBlock
+from workers.backends.asking.work import Work
 from workers.backends.embedded.pages import AGREEMENT, bag, enlarged, from_layer, is_blank, picture_of, why_unusable
-from workers.backends.remote.data_uris import image_part
-from workers.backends.remote.work import Work
 from workers.inputs import CanonicalPage, PageWord
 from workers.media.video import JPEG_QUALITY
 from workers.prompts import BlockSaid, PageSaid
@@ -32,8 +32,8 @@ async def read(work: Work, page: CanonicalPage) -> PageAnswer:
         return await work.off_loop(lambda: from_layer(page, lambda: None))
     if await work.off_loop(lambda: is_blank(picture_of(page.jpeg))):
         return PageAnswer(source="none") if not page.words else from_layer(page, lambda: None)
-    jpeg = await work.off_loop(lambda: _larger(page.jpeg)) if work.again else page.jpeg
-    said = await work.parsed(prompts.read_page(page.page, again=work.again), [image_part(jpeg)])
+    shown = await work.off_loop(lambda: _larger(page)) if work.again else page
+    said = await work.parsed(prompts.read_page(page.page, again=work.again), shown)
     return await work.off_loop(lambda: answer_of(page, said, unusable))
 
 
@@ -99,7 +99,7 @@ def _key(text: str) -> str:
     return "".join(sign for sign in text.casefold() if sign.isalnum())
 
 
-def _larger(jpeg: bytes) -> bytes:
+def _larger(page: CanonicalPage) -> CanonicalPage:
     buffer = io.BytesIO()
-    Image.fromarray(enlarged(picture_of(jpeg))).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
+    Image.fromarray(enlarged(picture_of(page.jpeg))).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return replace(page, jpeg=buffer.getvalue())

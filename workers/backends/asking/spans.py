@@ -10,10 +10,9 @@ from itertools import accumulate, pairwise
 
 from workers import prompts
 from workers.answers import SpanAnswer, SpokenSegment
+from workers.backends.asking.work import Work
 from workers.backends.embedded.outline import split
 from workers.backends.embedded.speech import cut_long, padded, utterances, windows
-from workers.backends.remote.data_uris import audio_part
-from workers.backends.remote.work import Work
 from workers.inputs import RATE_HZ, CanonicalAudio
 from workers.speech.activity import Span, speech_spans
 
@@ -26,14 +25,13 @@ async def transcribe(work: Work, audio: CanonicalAudio) -> SpanAnswer:
     speech = await work.off_loop(lambda: cut_long(speech_spans(audio.samples), audio.samples))
     if not speech:
         return SpanAnswer(language="", method=method)
-    language = work.request.options.get("language", "") or work.settings.remote_language
+    language = work.request.options.get("language", "") or work.manner.language
     stretches = padded(utterances(speech) if work.again else windows(speech), audio.duration_s)
     work.expect(len(stretches))
     segments: list[SpokenSegment] = []
     for start_s, end_s in stretches:
         piece = audio.samples[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)]
-        part = await work.off_loop(lambda piece=piece: audio_part(CanonicalAudio(piece)))
-        text = await work.text(prompts.transcribe(language), [part])
+        text = await work.text(prompts.transcribe(language), CanonicalAudio(piece))
         heard = [(max(a, start_s), min(b, end_s)) for a, b in speech if a < end_s and b > start_s]
         segments += [_shifted(segment, audio.start_s) for segment in segments_of(text, heard)]
     return SpanAnswer(language=language if segments else "", segments=segments, method=method)

@@ -6,16 +6,15 @@ do not fall with length.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from workers import prompts
 from workers.answers import ClipAnswer, ScreenText, ShotAnswer
+from workers.backends.asking.work import Work
 from workers.backends.backend import Unusable
 from workers.backends.embedded.frames import kind_of_sound, sound_of
-from workers.backends.remote.data_uris import Part, image_part, period_ms, video_part
-from workers.backends.remote.work import Work
 from workers.inputs import CanonicalClip, Frame, Shot, Sound
 from workers.prompts import Seen, ShotSaid
 
@@ -39,31 +38,25 @@ async def describe(work: Work, clip: CanonicalClip) -> ClipAnswer:
     Raises:
         Unusable: not every run got a caption, and it may be asked again; asked again, no run of a request got one.
     """
-    most = work.settings.remote_frames
+    most = work.manner.frames
     most = max(LEAST_FRAMES, most // 2) if work.again else most
     runs = runs_of(clip, most)
     groups = grouped([run for run in runs if run.frames], most)
     work.expect(max(1, len(groups)))
     said: dict[int, ShotSaid] = {}
     for group in groups:
-        said |= {id(run): found for run, found in await _ask(work, group)}
+        said |= {id(run): found for run, found in await _ask(work, clip, group)}
     return ClipAnswer(shots=[_shot(run, said.get(id(run)), clip.sound) for run in runs])
 
 
-async def _ask(work: Work, runs: Sequence[Run]) -> list[tuple[Run, ShotSaid]]:
-    frames = [frame for run in runs for frame in run.frames]
+async def _ask(work: Work, clip: CanonicalClip, runs: Sequence[Run]) -> list[tuple[Run, ShotSaid]]:
     prompt = prompts.describe(seen(runs), again=work.again, reasoning_tokens=work.reasoning_tokens)
-    parts = await work.off_loop(lambda: _parts(frames, work.settings.remote_video))
-    answer = await work.parsed(prompt, parts, frames=len(frames) if work.settings.remote_video == "mp4" else 0)
+    answer = await work.parsed(prompt, shown(clip, runs))
     by_number = {shot.shot: shot for shot in reversed(answer.shots)}
     found = [(run, by_number[number]) for number, run in enumerate(runs, 1) if number in by_number]
     if len(found) < len(runs) and (not work.again or not found):
         raise Unusable("shots", f"it describes {len(found)} of {len(runs)} shots")
     return found
-
-
-def _parts(frames: Sequence[Frame], video: str) -> list[Part]:
-    return [video_part(frames)] if video == "mp4" else [image_part(frame.jpeg) for frame in frames]
 
 
 def runs_of(clip: CanonicalClip, most_frames: int) -> list[Run]:
@@ -99,6 +92,24 @@ def grouped(runs: Sequence[Run], most_frames: int) -> list[list[Run]]:
         groups[-1].append(run)
         room -= len(run.frames)
     return groups
+
+
+def period_ms(frames: Sequence[Frame]) -> int:
+    """From one frame to the next: the mean, because readers of video know one rate for all of it.
+
+    Whole milliseconds, because the model is told times that count in them.
+    """
+    if len(frames) < 2:
+        return 1000
+    return max(1, round(1000 * (frames[-1].time_s - frames[0].time_s) / (len(frames) - 1)))
+
+
+def shown(clip: CanonicalClip, runs: Sequence[Run]) -> CanonicalClip:
+    """What the model sees of a clip: the frames of these runs, from zero and a period apart."""
+    frames = [frame for run in runs for frame in run.frames]
+    period_s = period_ms(frames) / 1000
+    timed = tuple(Frame(index * period_s, frame.jpeg) for index, frame in enumerate(frames))
+    return replace(clip, start_s=0.0, end_s=len(frames) * period_s, shots=(), frames=timed, sound=())
 
 
 def seen(runs: Sequence[Run]) -> list[Seen]:

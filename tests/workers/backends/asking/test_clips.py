@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.workers.backends.remote.conftest import clip, jpeg
-from workers.backends.remote.clips import LONGEST_RUN_S, grouped, runs_of, seen
-from workers.backends.remote.data_uris import mp4_of, period_ms
+from workers.backends.asking.clips import LONGEST_RUN_S, grouped, period_ms, runs_of, seen
+from workers.backends.remote.data_uris import mp4_of
 from workers.inputs import CanonicalClip, Frame, Shot
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from workers import prompts
 from workers.answers import ReduceAnswer, SummarySentence
+from workers.backends.asking.work import Work
 from workers.backends.backend import Unusable
 from workers.backends.embedded.outline import how_many
-from workers.backends.remote.work import Work
 
 LEAST_CHARACTERS = 200  # less is no text to sum up
 MOST_CHARACTERS = 60_000  # of one question: about 15,000 tokens
