@@ -61,6 +61,7 @@ def listening(app: FastAPI) -> Iterator[int]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
+    assert waits_until(lambda: server.started)
     try:
         yield listener.getsockname()[1]
     finally:
