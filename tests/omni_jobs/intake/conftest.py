@@ -13,6 +13,7 @@ from omni_jobs.intake.submit import Intake
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.settings import Settings
 from omni_jobs.store import attempts, claims, results, sources, workers
+from tests.omni_jobs.intake.looking import Watch
 
 FILES = {
     "result.json": ("json", b'{"schema_version":"1"}\n'),
@@ -96,3 +97,14 @@ def finish_jobs(db: Engine, blobs: BlobStore) -> Callable[..., None]:
         )
 
     return finish
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def watch(inbox: Path, intake: Intake, settings: Settings) -> Watch:
+    return Watch(inbox, intake, settings)
