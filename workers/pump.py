@@ -81,7 +81,8 @@ class Pump:
         self._counters.add("wakes")
         self._hungry.clear()
         self._woken.set()
-        self._hungry.wait(BUSY_S)
+        if not self._draining.is_set():
+            self._hungry.wait(BUSY_S)
 
     def drain(self) -> None:
         """Claim nothing more, and say so: the worker lives and is not ready."""
