@@ -202,8 +202,9 @@ def fill(made: Cluster, waiting: int, finished: int, tenants: int = 50) -> None:
         for state, count, finished_units in (("succeeded", finished // 4, True), ("queued", waiting, False)):
             run(
                 """
-                insert into omni.jobs (job_id, tenant_id, name, origin, state, finished_at)
+                insert into omni.jobs (job_id, tenant_id, name, origin, state, phase, finished_at)
                 select md5(%(state)s || n)::uuid, 't' || 1 + n %% %(tenants)s, 'x', 'api', %(state)s,
+                  case when %(state)s = 'succeeded' then 'deliver' else 'map' end,
                   case when %(state)s = 'succeeded' then now() end
                 from generate_series(1, %(count)s) n
                 """,
@@ -224,25 +225,39 @@ def fill(made: Cluster, waiting: int, finished: int, tenants: int = 50) -> None:
         run("vacuum analyze")
 
 
-def claim_times(made: Cluster, claimers: int, seconds: float, room: int = 4) -> tuple[list[float], list[float]]:
-    """How long claims, and endings of what they took, last, with so many claimers without a pause."""
+def claim_times(
+    made: Cluster, claimers: int, seconds: float, every_s: float = 0.0, room: int = 4
+) -> tuple[list[float], list[float]]:
+    """Milliseconds that claims, and endings of what they took, last.
+
+    What was taken succeeds, and its job moves on. Where little waits it is released, to be taken again.
+
+    Args:
+        every_s: time from one claim of a claimer to its next; 0 leaves no pause.
+    """
+    (ready_units,) = made.sql("select count(*) as n from omni.units where state = 'ready'")
+    scarce = ready_units["n"] < 10_000
+    outcome = attempts.Outcome.RELEASED if scarce else attempts.Outcome.SUCCEEDED
+    answer = None if scarce else {"text": "x" * 2000}
     taking: list[float] = []
     ending: list[float] = []
-    stop = time.monotonic() + seconds
-    lock = threading.Lock()
+    lock, ready = threading.Lock(), threading.Barrier(claimers)
 
     def work(_: int) -> None:
-        db = open_database(made.postgres.url, size=2, ping=False)
+        db = open_database(made.postgres.url, size=2, ping=False, by_keys=True)
         me = workers.register(db, pool="gpu", host="h", pid=1, pid_started=1, version="b", backend=None)
         mine: tuple[list[float], list[float]] = ([], [])
+        ready.wait()
+        stop = time.monotonic() + seconds
         while time.monotonic() < stop:
             began = time.monotonic()
             units = claims.claim(db, me, Pool.GPU, room)
-            mine[0].append(time.monotonic() - began)
+            took = time.monotonic()
             if units:
-                began = time.monotonic()
-                attempts.end(db, [attempts.Ending(unit, attempts.Outcome.RELEASED, delay_s=3600) for unit in units])
-                mine[1].append(time.monotonic() - began)
+                attempts.end(db, [attempts.Ending(unit, outcome, answer) for unit in units])
+                mine[0].append(1000 * (took - began))
+                mine[1].append(1000 * (time.monotonic() - took))
+            time.sleep(max(0.0, began + every_s - time.monotonic()))
         db.dispose()
         with lock:
             taking.extend(mine[0])
@@ -257,12 +272,13 @@ def queue(finished: int) -> None:
     for waiting in (100, 100_000):
         with cluster() as made:
             fill(made, waiting, finished)
-            for claimers in (1, 8):
-                made.sql("update omni.units set ready_at = now() where state = 'ready' returning 1")
-                taking, ending = claim_times(made, claimers, 10.0 if waiting > 100 else 2.0)
+            for claimers, every_s in ((1, 0.0), (8, 0.08), (8, 0.0)):
+                taking, ending = claim_times(made, claimers, 10.0, every_s)
                 print(
-                    f"{waiting:>7} waiting, 50 tenants, {finished} finished, {claimers} claimers: claim of 4 "
-                    f"{quantiles(taking)}; end of 4 {quantiles(ending)} ({len(taking)} claims)"
+                    f"{waiting:>7} waiting, 50 tenants, {finished} finished, {claimers} claimers"
+                    f"{f' every {1000 * every_s:.0f} ms' if every_s else ' without a pause'}: claim of 4 "
+                    f"{quantiles(taking)}; end of 4 {quantiles(ending)} ({len(taking)} claims)",
+                    flush=True,
                 )
 
 
