@@ -6,6 +6,7 @@ published code uses for initialisation only, and the `model_type` of the sound p
 Source: spec 11.1, 11.23, 12.
 """
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,27 +39,35 @@ def ours() -> OmniModel:
 
 @cache
 def published(dtype: torch.dtype = torch.float32) -> NemotronH_Omni_Reasoning_V3:
-    raw = configs.tiny()
-    for key in ("architectures", "auto_map", "model_type"):
-        del raw[key]
-    del raw["vision_config"]["architectures"], raw["vision_config"]["auto_map"], raw["sound_config"]["model_type"]
+    return load(drawn(), dtype)
+
+
+def load(source: Drawn, dtype: torch.dtype, device: str = "cpu") -> NemotronH_Omni_Reasoning_V3:
+    """Of any configuration, by way of a directory."""
+    raw = deepcopy(source.raw)
+    for part in (raw, raw["vision_config"], raw["sound_config"]):
+        for key in ("architectures", "auto_map", "model_type"):
+            part.pop(key, None)
     config = NemotronH_Omni_Reasoning_V3_Config(**raw)
     config.video_pruning_rate = 0.0
     with TemporaryDirectory() as folder:
-        write(drawn(), Path(folder))
-        model = NemotronH_Omni_Reasoning_V3.from_pretrained(folder, config=config, dtype=dtype).eval()
+        write(source, Path(folder))
+        model = NemotronH_Omni_Reasoning_V3.from_pretrained(folder, config=config, dtype=dtype).to(device).eval()
     for module in model.modules():
         if hasattr(module, "time_step_limit"):
             module.time_step_limit = (0.0, float("inf"))
     return model
 
 
-@torch.no_grad()
 def logits(ids: list[int], media: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """[positions, vocab] of one sequence, its placeholders replaced by the rows of `media` in order."""
-    model = published(dtype)
-    embeddings = model.get_input_embeddings()(torch.tensor([ids]))
+    return answer(published(dtype), ids, media)
+
+
+@torch.no_grad()
+def answer(model: NemotronH_Omni_Reasoning_V3, ids: list[int], media: Tensor | None = None) -> Tensor:
+    embeddings = model.get_input_embeddings()(torch.tensor([ids], device=model.device))
     if media is not None:
         places = [at for at, one in enumerate(ids) if one in (IMAGE, SOUND)]
-        embeddings[0, places] = media
+        embeddings[0, places] = media.to(embeddings)
     return model.language_model(inputs_embeds=embeddings).logits[0].float()

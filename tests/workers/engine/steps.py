@@ -32,6 +32,7 @@ class Steps:
     Args:
         positions: of the longest sequence.
         window: rows of a window.
+        tokens: most of a step.
     """
 
     def __init__(
@@ -43,17 +44,21 @@ class Steps:
         ring: int = 4,
         media: Tensor | None = None,
         kv_dtype: torch.dtype | None = None,
+        tokens: int = 256,
+        block: int = BLOCK,
     ) -> None:
-        self.model, self.window, self.blocks = model, window, -(-positions // BLOCK)
-        dtype = model.decoder.embeddings.dtype
+        self.model, self.window, self.blocks = model, window, -(-positions // block)
+        dtype, device = model.decoder.embeddings.dtype, model.decoder.embeddings.device
         media_rows = 1 if media is None else len(media)
-        limits = Limits(SEQUENCES + 1, 1 + SEQUENCES * self.blocks, BLOCK, window, media_rows, ring)
-        self.state = State.allocate(model.config.text, limits, dtype=dtype, kv_dtype=kv_dtype)
+        limits = Limits(SEQUENCES + 1, 1 + SEQUENCES * self.blocks, block, window, media_rows, ring)
+        self.state = State.allocate(model.config.text, limits, dtype=dtype, kv_dtype=kv_dtype, device=device)
         for tensor in self.memory():
             tensor.fill_(torch.nan)
         if media is not None:
             self.state.media.copy_(media)
-        self.batch = Batch(tokens=256, sequences=2 * SEQUENCES, blocks=max(self.blocks, 64), block=BLOCK)
+        self.batch = Batch(
+            tokens=tokens, sequences=2 * SEQUENCES, blocks=max(self.blocks, 64), block=block, device=device
+        )
 
     def memory(self) -> list[Tensor]:
         """Every tensor that a step may write."""
