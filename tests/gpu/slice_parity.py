@@ -110,7 +110,7 @@ class Slice:
         return torch.randn(shape, generator=self._noise).to(self.device)
 
     def answers(self, medium: Medium | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits behind a prompt that is cut in three, and behind each of `DECODES` tokens more: truth, theirs, ours."""
+        """Logits behind a prompt cut in three, and behind each of `DECODES` tokens more: truth, theirs, ours."""
         count = 0 if medium is None else len(medium.ours)
         ids = self.text(self.sizes.text) if medium is None else [
             *self.text(7), *[medium.placeholder] * count, *self.text(DECODES + 9)

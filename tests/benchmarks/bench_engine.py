@@ -1,0 +1,210 @@
+"""The language model on one card, in the cases of vLLM 0.20.0's table, beside its figures and the card's floor.
+
+    python -m tests.benchmarks.bench_engine [--algo FP8] [--case decode_b256 ...] [--json FILE]
+
+Weights are drawn; routing is uniform over the experts by a seed, as theirs was: gates as drawn would choose few experts
+and flatter the engine. Random token ids, temperature 1, no stop ids, states in fp32. `prefill_s` is a run of its own
+that ends with the first token; decode tok/s are those of the rest.
+"""
+
+import argparse
+import json
+import platform
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.benchmarks.roof import Floor, Roof
+from tests.workers.engine.tiny import tokenizer
+from workers.engine.batch import Launch
+from workers.engine.checkpoint import configs
+from workers.engine.checkpoint.drawn import Drawn
+from workers.engine.checkpoint.weights import Weights
+from workers.engine.config import OmniConfig
+from workers.engine.embeddings import Look
+from workers.engine.engine import Engine
+from workers.engine.kernels.route import Routing
+from workers.engine.memory.sizes import memory_for
+from workers.engine.memory.state import State
+from workers.engine.model import moe
+from workers.engine.model.decoder import Decoder
+from workers.engine.output import Outputs
+from workers.engine.plan import Plan
+from workers.engine.request import Request, Result
+from workers.engine.runner import Runner, limits_of
+from workers.engine.sampling import SamplingParams
+from workers.engine.scheduler import Budgets, Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`count` prompts of `prompt` tokens with answers of `out`; vLLM 0.20.0's seconds and seconds of prefill."""
+
+    count: int
+    prompt: int
+    out: int
+    vllm: dict[str, tuple[float, float]]
+
+
+CASES = {
+    "prefill_16x8192": Case(16, 8192, 1, {"BF16": (2.097, 0.0), "FP8": (2.043, 0.0)}),
+    "decode_b1": Case(1, 128, 256, {"BF16": (1.514, 0.058), "FP8": (1.055, 0.046)}),
+    "decode_b32": Case(32, 128, 256, {"BF16": (7.795, 1.480), "FP8": (4.446, 0.180)}),
+    "decode_b128": Case(128, 128, 256, {"BF16": (7.454, 0.308), "FP8": (6.673, 0.312)}),
+    "decode_b192": Case(192, 128, 256, {"BF16": (8.947, 0.495)}),
+    "decode_b256": Case(256, 128, 256, {"FP8": (8.829, 0.572)}),
+    "pdf_256x1500+512": Case(256, 1500, 512, {"BF16": (33.776, 6.013), "FP8": (22.326, 5.981)}),
+    "audio_96x3750+1000": Case(96, 3750, 1000, {"BF16": (34.184, 5.651), "FP8": (29.304, 5.577)}),
+    "video_16x32768+512": Case(16, 32768, 512, {"BF16": (18.355, 9.470), "FP8": (15.873, 9.124)}),
+    "video_16x20480+512": Case(16, 20480, 512, {"BF16": (12.942, 5.535), "FP8": (11.941, 5.442)}),
+}
+ROUTES = 1 << 16  # rows of the table from which experts are taken
+WORKSPACE_BYTES = 6 << 30
+
+
+class Text:
+    """The decoder as a model without encoders."""
+
+    def __init__(self, config: OmniConfig, decoder: Decoder) -> None:
+        self.config, self._decoder = config, decoder
+
+    def forward(self, launch: Launch, state: State) -> Tensor:
+        return self._decoder(launch, state)
+
+
+def uniform_routing(config: OmniConfig, device: str) -> Callable[..., Routing]:
+    """In place of `route`: each layer and row chooses other experts, all equally often. The real work is done too."""
+    text, real = config.text, moe.route
+    noise = torch.Generator(device).manual_seed(7)
+    experts = torch.rand(ROUTES, text.n_routed_experts, device=device, generator=noise)
+    experts = experts.topk(text.num_experts_per_tok, dim=-1).indices
+    first = iter(range(0, 1 << 40, 977))
+
+    def route(x: Tensor, weight: Tensor, bias: Tensor, **given: Any) -> Routing:
+        at = next(first) % (ROUTES - len(x))
+        routing = real(x, weight, bias, **given)
+        return Routing(experts[at : at + len(x)].to(routing.experts.dtype), routing.weights)
+
+    return route
+
+
+class Bench:
+    """One model in memory; engines come and go."""
+
+    def __init__(self, algo: str, window: int, tokens: int, slots: int) -> None:
+        self.algo, self.window, self.tokens, self.slots = algo, window, tokens, slots
+        drawn = Drawn(configs.reference(), None if algo == "BF16" else algo, device="cuda")
+        self.config = drawn.config
+        began = time.monotonic()
+        self.model = Text(drawn.config, Decoder.load(Weights(drawn, "cuda"), drawn.config.text))
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        moe.route = uniform_routing(drawn.config, "cuda")
+        self.kv_dtype = torch.float8_e4m3fn if drawn.config.quant.kv_fp8 else None
+        self.roof = Roof(drawn.config.text, algo, window, 1 if self.kv_dtype else 2)
+        gib = torch.cuda.memory_allocated() / 2**30
+        print(f"{algo}: {gib:.1f} GiB of weights in {time.monotonic() - began:.0f} s", flush=True)
+        self.engine, self.memory = self._engine()
+
+    def _engine(self) -> tuple[Engine, Any]:
+        text = self.config.text
+        budgets = Budgets(tokens=self.tokens, window=self.window, context=36_864)
+        free = torch.cuda.mem_get_info()[0] - WORKSPACE_BYTES
+        memory = memory_for(
+            text, free, window=self.window, dtype=torch.bfloat16, kv_dtype=self.kv_dtype, most_slots=self.slots
+        )
+        state = State.allocate(
+            text, limits_of(memory, budgets), dtype=torch.bfloat16, kv_dtype=self.kv_dtype, device="cuda"
+        )
+        model: Any = self.model
+        runner = Runner(model, state, memory, budgets, vocab_size=text.vocab_size, look=Look.of(self.config))
+        engine = Engine(runner, Scheduler(memory, budgets), Outputs(tokenizer(), text.vocab_size))
+        print(f"  {memory.slots.count} slots, {memory.blocks.count} blocks, chunks of {self.tokens}", flush=True)
+        return engine, memory
+
+    def run(self, case: Case, out: int) -> tuple[float, int, float, Floor]:
+        """Seconds, steps, the host's share of them, and the floor."""
+        numbers, floor, steps = random.Random(1), Floor(), 0
+        vocab = self.config.text.vocab_size
+        for n in range(case.count):
+            prompt = tuple(numbers.choices(range(1000, vocab), k=case.prompt))
+            sampling = SamplingParams(max_tokens=out, stop_ids=(), temperature=1.0, seed=n)
+            self.engine.add(self.engine.prepare(Request(str(n), prompt, sampling)))
+        plans: list[Plan] = []
+        launched = self.engine._launch
+        self.engine._launch = lambda plan: (plans.append(plan), launched(plan))[1]  # type: ignore[method-assign]
+        torch.cuda.synchronize()
+        began, busy, ended = time.monotonic(), time.process_time(), 0
+        while not self.engine.idle:
+            ended += sum(isinstance(event, Result) for event in self.engine.step())
+            steps += 1
+        torch.cuda.synchronize()
+        seconds, host = time.monotonic() - began, time.process_time() - busy
+        del self.engine._launch
+        if self.engine.failed or ended != case.count:
+            raise RuntimeError(f"{ended} of {case.count} ended: {self.engine.failed}")
+        self.memory.check()
+        for plan in plans:
+            floor += self.roof.step(plan)
+        return seconds, steps, host / seconds, floor
+
+    def measure(self, name: str) -> dict[str, Any]:
+        case = CASES[name]
+        self.run(Case(case.count, case.prompt, 4, {}), min(4, case.out))  # compiled, and warm
+        prefill = self.run(case, 1)[0] if case.out > 1 else 0.0
+        seconds, steps, host, floor = self.run(case, case.out)
+        said = {
+            "case": name, "format": self.algo, "seconds": round(seconds, 3), "prefill_s": round(prefill, 3),
+            "tok_s": round(case.count * (case.prompt + case.out) / seconds, 1), "decode_tok_s": None,
+            "roof_share": round(floor.seconds / seconds, 3), "tb": round(floor.bytes / 1e12, 2),
+            "pflop": round(floor.flop / 1e15, 2), "steps": steps, "host_share": round(host, 2),
+            "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1), "vllm_s": None, "ratio": None,
+        }  # fmt: skip
+        if case.out > 1:
+            said["decode_tok_s"] = round(case.count * (case.out - 1) / max(1e-9, seconds - prefill), 1)
+        if vllm := case.vllm.get(self.algo if self.algo != "NVFP4" else "FP8"):
+            said["vllm_s"] = vllm[0]
+            said["ratio"] = round((vllm[0] - vllm[1]) / (seconds - prefill), 2) if name.startswith("decode") else round(
+                vllm[0] / seconds, 2
+            )  # fmt: skip
+        return said
+
+
+def commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algo", choices=("BF16", "FP8", "NVFP4"), default="FP8")
+    parser.add_argument("--case", choices=CASES, nargs="*", default=list(CASES))
+    parser.add_argument("--window", type=int, default=8, help="tokens for which a state is written once")
+    parser.add_argument("--tokens", type=int, default=8192, help="of one step")
+    parser.add_argument("--slots", type=int, default=512, help="sequences at most")
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Python {platform.python_version()}, {commit()}")
+    bench, rows = Bench(given.algo, given.window, given.tokens, given.slots), []
+    for name in given.case:
+        try:
+            rows.append(bench.measure(name))
+            print(
+                "  " + ", ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None), flush=True
+            )
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            print(f"  {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+    if given.json:
+        given.json.write_text(json.dumps({"gpu": torch.cuda.get_device_name(), "cases": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
