@@ -85,10 +85,10 @@ def prepare_video(config: OmniConfig, video: Video, rate: float) -> Prepared:
     Args:
         rate: share of the rows to drop; 0 keeps all.
     """
-    vision = config.vision
+    vision, frames = config.vision, _pixels(video.frames, 4)
     grid = video_grid(config, video)
-    parts = tuple(_tubelets(config, _pixels(video.frames, 4), grid))
-    tubelets = -(-len(video.frames) // vision.video_temporal_patch_size)
+    parts = tuple(_tubelets(config, frames, grid))
+    tubelets = -(-len(frames) // vision.video_temporal_patch_size)
     counts = (grid.tokens,) * tubelets
     if rate:
         # As if all that stays were in the first; the rest is known when the tower has run.
@@ -97,7 +97,7 @@ def prepare_video(config: OmniConfig, video: Video, rate: float) -> Prepared:
     return Prepared(
         Expansion(
             counts,
-            tuple(labels(len(video.frames), video.seconds, vision.video_temporal_patch_size)),
+            tuple(labels(len(frames), video.seconds, vision.video_temporal_patch_size)),
             sum(part.rows for part in heard),
         ),
         {MediaKind.VIDEO: parts, MediaKind.SOUND: heard},
@@ -118,6 +118,9 @@ def media_of(config: OmniConfig, prompt: Prompt, prepared: Sequence[Prepared], e
 
     Args:
         end_image: id of `</img>`.
+
+    Raises:
+        UsageError: a medium of another kind than its message says.
     """
     found = dict.fromkeys((slot.index, slot.kind) for slot in prompt.slots)
     return tuple(_medium(config, prompt, index, kind, prepared[index], end_image) for index, kind in found)
@@ -126,6 +129,8 @@ def media_of(config: OmniConfig, prompt: Prompt, prepared: Sequence[Prepared], e
 def _medium(
     config: OmniConfig, prompt: Prompt, index: int, kind: MediaKind, prepared: Prepared, end_image: int
 ) -> Media:
+    if kind not in prepared.parts:
+        raise UsageError(f"medium {index}: expected {kind}, got {next(iter(prepared.parts))}")
     tokens = sum(slot.length for slot in prompt.slots if (slot.index, slot.kind) == (index, kind))
     placeholder = config.sound_context_token_id if kind is MediaKind.SOUND else config.img_context_token_id
     pruning = None
