@@ -14,7 +14,6 @@ from workers.engine.media import Image
 from workers.engine.request import FinishReason
 from workers.engine.scheduler import Budgets
 from workers.engine.start import Running, start
-from workers.engine.tekken import tokenizer_json
 
 SOON_S = 60.0
 
@@ -22,7 +21,6 @@ SOON_S = 60.0
 @pytest.fixture
 def running(tmp_path: Path) -> Running:
     write(Drawn(configs.tiny()), tmp_path)
-    (tmp_path / "tokenizer.json").write_text(tokenizer_json())
     return start(tmp_path, state_bytes=20_000_000, budgets=Budgets(tokens=64, window=2))
 
 
@@ -44,6 +42,5 @@ def test_closing_with_work_in_it_ends_it(running: Running) -> None:
 
 def test_no_room_for_states_is_refused(tmp_path: Path) -> None:
     write(Drawn(configs.tiny()), tmp_path)
-    (tmp_path / "tokenizer.json").write_text(tokenizer_json())
     with pytest.raises(ValueError, match="bytes for a sequence of 4096 positions"):
         start(tmp_path, state_bytes=100_000)
