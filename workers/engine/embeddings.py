@@ -16,7 +16,7 @@ from workers.engine.config import OmniConfig
 from workers.engine.features.evs import choose
 from workers.engine.features.grids import Grid
 from workers.engine.features.mel import Mel
-from workers.engine.features.pixels import TUBELET, patches, resize, tubelets
+from workers.engine.features.pixels import TUBELET, normalise, patches, resize, tubelets
 from workers.engine.plan import Pass
 
 
@@ -109,7 +109,7 @@ class Embeddings:
     def _shown(self, pixels: Tensor, grid: Grid) -> Tensor:
         """Resized and normalised."""
         there = pixels.to(self._pool.device, non_blocking=True)
-        return (resize(there, grid.size_px(self._look.patch_px)) / 255.0 - self._mean) / self._std
+        return normalise(resize(there, grid.size_px(self._look.patch_px)), self._mean, self._std)
 
     def _rows(self, one: Pass) -> Tensor:
         """[rows of the item] int64, its places in the pool in order."""

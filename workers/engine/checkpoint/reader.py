@@ -14,7 +14,7 @@ from workers.engine.checkpoint.errors import CheckpointError, Fault, Problem
 from workers.engine.checkpoint.shards import Stored
 from workers.engine.checkpoint.verify import LAYER_SCALE, formats_of, problems_of
 from workers.engine.config import OmniConfig
-from workers.engine.quant import Format, QuantConfig
+from workers.engine.quant import Format
 
 TORCH_DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -58,10 +58,6 @@ class Checkpoint:
     @property
     def config(self) -> OmniConfig:
         return self._directory.config
-
-    @property
-    def quant(self) -> QuantConfig:
-        return self.config.quant
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -66,13 +66,6 @@ def clip_tokens(samples: int) -> int:
     return max(1, subsampled(samples // HOP))
 
 
-def sound_tokens(samples: int) -> int:
-    """Tokens of a whole recording, cut as `clips` cuts it."""
-    whole, rest = divmod(samples, CLIP_SAMPLES)
-    tail = clip_tokens(max(rest, LEAST_SAMPLES)) if rest or not whole else 0
-    return whole * clip_tokens(CLIP_SAMPLES) + tail
-
-
 def subsampled(frames: int) -> int:
     """Frames that are left after the strided convolutions."""
     for _ in range(STRIDES):

@@ -79,7 +79,7 @@ def test_formats_are_those_of_the_tensors(tiny: Directory) -> None:
     for algo, expected in ((None, Format.DENSE), ("FP8", Format.FP8), ("NVFP4", Format.NVFP4)):
         checkpoint = Checkpoint.open(tiny(algo))
         assert checkpoint.formats[UP] is expected
-        assert checkpoint.quant.kv_fp8 is (algo is not None)
+        assert checkpoint.config.quant.kv_fp8 is (algo is not None)
     assert checkpoint.formats[f"{LAYERS}3.mixer.q_proj"] is Format.DENSE
     assert checkpoint.formats[f"{LAYERS}3.mixer.o_proj"] is Format.FP8
 
