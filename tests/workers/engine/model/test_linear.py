@@ -19,7 +19,6 @@ from workers.engine.checkpoint.formats import (  # noqa: E402
 )
 from workers.engine.model.linear import linear  # noqa: E402
 
-
 HALF_UNIT = 2.0**-8  # of bf16, as a share of the number that is rounded
 
 
