@@ -53,11 +53,13 @@ class Ask:
 class Composer:
     """Any thread."""
 
-    def __init__(self, config: OmniConfig, tokenizer: Tokenizer, context: int) -> None:
+    def __init__(self, config: OmniConfig, tokenizer: Tokenizer, context: int, *, pin: bool = False) -> None:
         """
         Args:
             context: positions that the engine grants one sequence.
+            pin: as in `media_of`.
         """
+        self._pin = pin
         self._config, self._tokenizer, self._context = config, tokenizer, context
         self._end_image = tokenizer.control(END_IMAGE)
 
@@ -83,7 +85,7 @@ class Composer:
             id=ask.id,
             prompt_ids=prompt.ids,
             sampling=ask.sampling,
-            media=media_of(self._config, prompt, ready, self._end_image),
+            media=media_of(self._config, prompt, ready, self._end_image, pin=self._pin),
             thinking=prompt.thinking,
             logprobs=ask.logprobs,
             deadline_s=ask.deadline_s,

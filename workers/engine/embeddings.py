@@ -1,8 +1,8 @@
 """Encoder passes, and their rows in the embedding pool.
 
 A pass writes the rows of its part; the last one of a pruned video then chooses among all of them and moves those that
-stay to the front. Pixels become patches here, on the device. Nothing waits for the device: the counts of the choice
-come back as a tensor.
+stay to the front. Pixels become patches here, on the device. Nothing waits for the device: features come in pinned
+memory, and the counts of the choice go back as a tensor.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,10 @@ class Picture:
     pixels: Tensor
     grid: Grid
 
+    def pinned(self) -> "Picture":
+        """In memory from which a copy to the card makes nobody wait."""
+        return Picture(self.pixels.pin_memory(), self.grid)
+
 
 @dataclass(frozen=True, slots=True)
 class Frames:
@@ -44,6 +48,10 @@ class Frames:
 
     pixels: Tensor
     grid: Grid
+
+    def pinned(self) -> "Frames":
+        """As `Picture.pinned`."""
+        return Frames(self.pixels.pin_memory(), self.grid)
 
 
 @dataclass(frozen=True, slots=True)

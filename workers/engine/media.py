@@ -6,7 +6,7 @@ Pixels stay bytes here; they are resized and normalised beside the encoder, on i
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -113,17 +113,21 @@ def video_grid(config: OmniConfig, video: Video) -> Grid:
     return square_grid(target=target)
 
 
-def media_of(config: OmniConfig, prompt: Prompt, prepared: Sequence[Prepared], end_image: int) -> tuple[Media, ...]:
+def media_of(
+    config: OmniConfig, prompt: Prompt, prepared: Sequence[Prepared], end_image: int, *, pin: bool = False
+) -> tuple[Media, ...]:
     """The media of a prompt, in the order of their placeholders.
 
     Args:
         end_image: id of `</img>`.
+        pin: features are to lie in pinned memory: from any other the engine's thread would wait for the card.
 
     Raises:
         UsageError: a medium of another kind than its message says.
     """
     found = dict.fromkeys((slot.index, slot.kind) for slot in prompt.slots)
-    return tuple(_medium(config, prompt, index, kind, prepared[index], end_image) for index, kind in found)
+    media = (_medium(config, prompt, index, kind, prepared[index], end_image) for index, kind in found)
+    return tuple(_pinned(medium) if pin else medium for medium in media)
 
 
 def _medium(
@@ -137,6 +141,10 @@ def _medium(
     if kind is MediaKind.VIDEO and prepared.rate:
         pruning = Pruning(prepared.rate, *prompt.tubelet_heads(index), (end_image,))
     return Media(kind, placeholder, prepared.parts[kind], tokens, pruning)
+
+
+def _pinned(medium: Media) -> Media:
+    return replace(medium, parts=tuple(replace(part, features=part.features.pinned()) for part in medium.parts))
 
 
 def _tubelets(config: OmniConfig, frames: Tensor, grid: Grid) -> Iterator[Part]:

@@ -85,7 +85,7 @@ def start(
         most_slots=min(MOST_SLOTS, budgets.tokens),
     )
     loop = Loop(build(config, model, tokenizer, memory, budgets, device=device, entering=entering))
-    composer = Composer(config, tokenizer, budgets.context)
+    composer = Composer(config, tokenizer, budgets.context, pin=device.startswith("cuda"))
     return Running(config, tokenizer, checkpoint.digest, loop, Prefetch(composer, loop))
 
 

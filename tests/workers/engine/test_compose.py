@@ -1,6 +1,6 @@
 """A conversation with media into one request."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -59,6 +59,29 @@ def test_pictures_share_what_the_context_leaves() -> None:
     assert alone == 16
     assert all(item.tokens < alone for item in several)
     assert len(compose(*[picture(64, 64)] * 3, context=60).prompt_ids) <= 60
+
+
+def test_for_a_card_every_feature_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[int] = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        pinned.append(copy.data_ptr())
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    film = Video(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), None, Sound(torch.zeros(3000)))
+    ask = make_ask("r", "x", picture(8, 8), film, Sound(torch.zeros(3000)))
+    for pin in (False, True):
+        request = Composer(tiny_config(), tokenizer(), 240, pin=pin).compose(ask)
+        features = [part.features for item in request.media for part in item.parts]
+        tensors = [one for each in features for one in vars_of(each) if isinstance(one, torch.Tensor)]
+        assert len(tensors) == 2 + 2 * 2
+        assert [one.data_ptr() for one in tensors] == pinned if pin else not pinned
+
+
+def vars_of(features) -> list:
+    return [getattr(features, one.name) for one in fields(features)]
 
 
 def test_a_thought_that_the_prompt_opens_is_said() -> None:
