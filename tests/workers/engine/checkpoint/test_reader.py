@@ -187,6 +187,7 @@ def test_what_nothing_reads_may_be_absent_or_of_any_shape(copied: Directory) -> 
         tensors["vision_model.radio_model.input_conditioner.norm_std"] = torch.ones(3, dtype=torch.float16)
         tensors["vision_model.radio_model.summary_idxs"] = torch.arange(3)
         tensors["vision_model.radio_model.model.blocks.0.layer_scale1.lambda1"] = torch.ones(64)
+        tensors["vision_model.radio_model.model.blocks.1.layer_scale1.lambda1"] = torch.ones(64, dtype=torch.uint16)
 
     edit(directory, change)
     Checkpoint.open(directory)
