@@ -28,7 +28,7 @@ PLAIN: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
 # Noise does not end this by itself.
 ENDLESS = {"type": "json_schema", "json_schema": {"name": "many", "schema": {
     "type": "array", "items": {"type": "integer"}, "minItems": 9_000}}}  # fmt: skip
-MOST_REQUESTS, DRAIN_S = 3, 2.0
+MOST_REQUESTS, DRAIN_S = 3, 3.0
 WORDS = [sys.executable, "-m", "workers", "serve-model"]
 
 
@@ -188,19 +188,19 @@ def test_told_to_end_it_ends_what_it_can_says_so_and_exits_well(server: Process)
     """Last here: the server is gone afterwards."""
     kept = requests.Session()  # a connection that stays, as those of clients and load balancers do
     kept.get(f"{server.url}/health", timeout=10)
-    endless, short = server.endless(), server.chat(stream=True, max_tokens=40)
+    endless, short = server.endless(), server.chat(stream=True, max_tokens=12)
     next(short)
     told = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
-    assert waits_until(lambda: kept.get(f"{server.url}/health", timeout=10).status_code == 503, 1.0)
+    assert waits_until(lambda: kept.get(f"{server.url}/health", timeout=10).status_code == 503, DRAIN_S)
     refused = server.post(json.dumps({"model": NAME, "messages": [{"role": "user", "content": "x"}]}))
     assert refused.status_code == 503 and refused.headers["Retry-After"] == "5"
     assert refused.json()["error"]["message"] == "the server is closing"
     assert [chunk.choices[0].finish_reason for chunk in short][-1] == "length"
     with pytest.raises(openai.APIError, match="the server is closing"):
         list(endless)
-    assert DRAIN_S <= time.monotonic() - told < DRAIN_S + 4
-    assert server.process.wait(5) == 0 and waits_until(lambda: server.log[-1]["event"] == "serving.ended", 5)
+    assert DRAIN_S <= time.monotonic() - told < DRAIN_S + 10
+    assert server.process.wait(20) == 0 and waits_until(lambda: server.log[-1]["event"] == "serving.ended", 5)
 
 
 @pytest.mark.parametrize(
