@@ -11,7 +11,7 @@ ENV PYTHONUNBUFFERED=1 \
     OMNI_HOME=/var/lib/omni-jobs
 # A new volume takes its owner from the folder it is mounted on.
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /var/lib/omni-jobs omni \
- && install -d -o omni -g omni -m 0700 /var/lib/omni-jobs /scratch
+ && install -d -o omni -g omni -m 0700 /var/lib/omni-jobs /scratch /models
 STOPSIGNAL SIGTERM
 
 
@@ -56,8 +56,8 @@ USER omni
 CMD ["python", "-m", "workers", "cpu"]
 
 
-# Until our own engine is here, `python -m workers gpu` answers with the small models, on the CPU: so they are in this
-# image, too, and the GPU stands idle.
+# With OMNI_BACKEND=local the model of OMNI_MODEL answers, on the GPU; without it the small ones do, on the CPU: so they
+# are in this image, too.
 FROM engine AS worker-gpu
 WORKDIR /code
 COPY . .

@@ -47,7 +47,7 @@ class Gate:
             return
         if host is None or host_name(host) not in self.hosts:
             raise WrongHost(f"this server does not answer for the host {host!r}: add it to OMNI_ALLOWED_HOSTS")
-        if origin is not None and host_name(urlsplit(origin).netloc) not in self.hosts:
+        if origin is not None and _host_of(origin) not in self.hosts:
             raise WrongHost(f"pages of {origin!r} may not call this server: add its host to OMNI_ALLOWED_HOSTS")
 
     def check_key(self, headers: Mapping[str, str]) -> None:
@@ -103,6 +103,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return host_name(urlsplit(origin).netloc)
+    except ValueError:  # an address in brackets that is none
+        return ""
 
 
 def host_name(host: str) -> str:

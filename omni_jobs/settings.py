@@ -141,6 +141,9 @@ class Settings(BaseSettings):
     model_reasoning: int = Field(
         default=0, ge=0, description="Tokens it may think before it describes a clip or sums up; 0: none."
     )
+    model_media_bytes: int = Field(
+        default=16 * 2**30, ge=1, description="With so much decoded for it on the host, other units wait to be decoded."
+    )
     model_timeout_s: float = Field(default=600.0, gt=0, description="Longest wait for one answer of it.")
     model_language: str = Field(
         default="en", pattern=r"^([a-z]{2,3})?$", description="Language of speech for jobs that do not name one."

@@ -21,6 +21,7 @@ from omni_jobs.embedded.programs import POOLS
 from omni_jobs.job import Pool
 from omni_jobs.settings import Settings
 from omni_jobs.store import open_database, workers
+from workers.backends import identity_of
 from workers.processes import host
 
 ROOT = Path(__file__).parents[1]
@@ -32,8 +33,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 SERVERS = {"postgres": 5432, "valkey": 6379, "seaweedfs": 8333}
 SECRETS = {"POSTGRES_PASSWORD", "VALKEY_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "OMNI_API_KEY"}
+OPTIONAL_SECRETS = {"OMNI_REMOTE_KEY"}  # a model server may want none
 # Where on this machine things are, which no process of ours reads.
-HOST_SIDE = {"OMNI_PORT", "WATCH_FOLDER", "WATCH_USER"}
+HOST_SIDE = {"OMNI_PORT", "WATCH_FOLDER", "WATCH_USER", "MODELS_FOLDER"}
+# What only those who ask a model need. Who that is and how it is asked all must know: it is part of the key of answers.
+OF_ASKERS = {
+    "worker-remote": {"OMNI_REMOTE_URLS", "OMNI_REMOTE_KEY", "OMNI_REMOTE_CONCURRENCY", "OMNI_REMOTE_TIMEOUT_S"},
+    "worker-gpu": {"OMNI_MODEL_TIMEOUT_S", "OMNI_MODEL_MEDIA_BYTES"},
+}
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?:(:?[-?])([^}]*))?}")
 # Modules that `python -m` starts here, and what comes after them.
 MODULES = {"omni_jobs.api", "omni_jobs.intake", "workers"}
@@ -68,6 +75,17 @@ def extras_of(stage: str) -> set[str]:
     return {extra for texts in found for text in texts for extra in text.split(",")}
 
 
+def filled(text: object, **given: str) -> str:
+    """A value as Compose reads it, with these variables set."""
+    return VARIABLE.sub(lambda found: given.get(found[1]) or (found[3] if found[2] == ":-" else "secret"), str(text))
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """Volume or folder of this machine -> where it is."""
+    short = [volume for volume in service.get("volumes", ()) if isinstance(volume, str)]
+    return {parts[0]: parts[1] for parts in (filled(volume).split(":") for volume in short)}
+
+
 def pool_of(service: dict[str, Any]) -> str:
     command = service.get("command", [])
     return command[3] if command[:3] == ["python", "-m", "workers"] else ""
@@ -92,7 +110,7 @@ def test_the_command_of_a_service_exists(name: str) -> None:
                 assert rest in [[pool] for pool in POOLS]
             if module == "omni_jobs.intake":
                 assert rest[0] == "watch" and rest[1] == SERVICES[name]["volumes"][0]["target"]
-        case ["omni-jobs", verb]:
+        case ["omni-jobs", verb, *_]:
             assert verb in typer.main.get_command(app).commands  # type: ignore[attr-defined]
             assert PROJECT["scripts"]["omni-jobs"] == "omni_jobs.cli:main"
         case ["python", "-c", code]:
@@ -121,6 +139,44 @@ def test_what_may_be_taken_in_can_be_set_for_every_part(name: str) -> None:
         assert default == (str(field.default) if isinstance(field.default, int) else "")
 
 
+def test_who_answers_can_be_set_for_every_part() -> None:
+    names = {f"OMNI_{name.upper()}" for name in Settings.model_fields if name.startswith(("remote_", "model"))}
+    names |= {"OMNI_BACKEND", "OMNI_WHISPER"}
+    assert names == {*COMPOSE["x-settings"].keys() & names, *(name for own in OF_ASKERS.values() for name in own)}
+    for name, service in ours().items():
+        environment = service["environment"]
+        assert environment.keys() & names == (COMPOSE["x-settings"].keys() & names) | OF_ASKERS.get(name, set())
+        for key in (environment.keys() & names) - {"OMNI_MODELS_DIR"}:
+            default = Settings.model_fields[key.removeprefix("OMNI_").lower()].default
+            said = ",".join(default) if isinstance(default, tuple) else str(default).removesuffix(".0")
+            assert filled(environment[key]) == said, key
+
+
+def test_a_model_server_is_asked_by_the_one_who_can_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "OMNI_BACKEND": "remote", "OMNI_REMOTE_MODEL": "omni", "OMNI_REMOTE_URLS": "http://a:1/v1 3, http://b:2",
+        "OMNI_REMOTE_KEY": "k", "OMNI_REMOTE_KINDS": "page,reduce",
+    }  # fmt: skip
+    identities = set()
+    for name in ("worker-cpu", "worker-remote", "worker-io"):
+        with monkeypatch.context() as patch:
+            for key, value in SERVICES[name]["environment"].items():
+                patch.setenv(key, filled(value, **given))
+            settings = Settings()
+            identities.add(identity_of(settings).digest)
+            assert len(settings.remote_urls) == (2 if name == "worker-remote" else 0)
+            assert settings.remote_key == ("k" if name == "worker-remote" else "")
+    assert len(identities) == 1
+
+
+def test_weights_are_where_all_who_name_them_look() -> None:
+    place = COMPOSE["x-settings"]["OMNI_MODELS_DIR"]
+    for name in ("worker-cpu", "worker-gpu", "worker-io", "model"):
+        assert mounts(SERVICES[name])["weights"] == place, name
+        only_read = [str(one).endswith(f"{place}:ro") for one in SERVICES[name]["volumes"]]
+        assert any(only_read) is (name != "model")
+
+
 def test_the_commands_of_the_images_exist() -> None:
     commands = re.findall(r"^CMD \[(.+)\]$", DOCKERFILE, re.MULTILINE)
     assert commands
@@ -144,7 +200,7 @@ def test_the_settings_have_values_that_they_can_have(monkeypatch: pytest.MonkeyP
     for service in ours().values():
         with monkeypatch.context() as patch:
             for key, value in service["environment"].items():
-                patch.setenv(key, VARIABLE.sub(lambda found: found[3] if found[2] == ":-" else "secret", str(value)))
+                patch.setenv(key, filled(value))
             settings = Settings()
             assert settings.blob_url == "s3://omni" and settings.s3_secret_key == "secret"
 
@@ -167,7 +223,9 @@ def test_every_secret_is_one_and_none_is_written_down() -> None:
     assert {name for name, _, _ in VARIABLE.findall(COMPOSE_TEXT)} >= SECRETS
     for service in SERVICES.values():
         for key, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|SECRET|_KEY|AUTH", key):
+            if key in OPTIONAL_SECRETS:
+                assert value == f"${{{key}:-}}"
+            elif re.search(r"PASSWORD|SECRET|_KEY|AUTH", key):
                 assert re.fullmatch(r"\$\{\w+:\?[^}]+}", str(value)), f"{key}={value}"
             assert not re.search(r"://[^/@]*:[^/@]+@", VARIABLE.sub("", str(value))), f"{key} holds a password"
     assert not re.search(r"PASSWORD|SECRET|_KEY|TOKEN", DOCKERFILE)
@@ -192,8 +250,9 @@ def test_ports_match() -> None:
 def test_only_the_api_is_published_and_servers_have_no_way_out() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["api"]
     assert COMPOSE["networks"]["inside"] == {"internal": True}
+    out = {"api": ["inside", "edge"], "worker-remote": ["inside", "edge"], "model": ["edge"]}
     for name, service in SERVICES.items():
-        assert service["networks"] == (["inside", "edge"] if name == "api" else ["inside"]), name
+        assert service["networks"] == out.get(name, ["inside"]), name
 
 
 def test_the_object_store_shows_its_gateway_only_and_reports_nothing() -> None:
@@ -285,7 +344,7 @@ assert identity_of(Settings()).models
 
 
 def test_a_service_that_stays_is_watched_and_restarted() -> None:
-    assert set(SERVICES) - set(long_running()) == {"migrate", "bucket"}
+    assert set(SERVICES) - set(long_running()) == {"migrate", "bucket", "model"}
     for name, service in long_running().items():
         assert service["restart"] == "unless-stopped", name
         check = service["healthcheck"]
@@ -312,19 +371,14 @@ def test_dependencies_exist_and_are_waited_for() -> None:
 
 
 def test_volumes_are_declared_and_used() -> None:
-    named = {
-        volume.split(":")[0]
-        for service in SERVICES.values()
-        for volume in service.get("volumes", ())
-        if isinstance(volume, str)
-    }
+    named = {name for service in SERVICES.values() for name in mounts(service)}
     assert named == set(COMPOSE["volumes"])
 
 
 def test_a_place_that_is_written_to_is_a_volume() -> None:
     for name, service in ours().items():
         assert service["read_only"] and "/tmp" in service["tmpfs"], name
-        mounted = {volume.split(":")[1] for volume in service.get("volumes", ()) if isinstance(volume, str)}
+        mounted = set(mounts(service).values())
         assert (service["environment"].get("OMNI_WORK_DIR", "/tmp")) in {"/tmp", *mounted}
         for folder in mounted:
             # Made by the image, so that the volume belongs to its user.

@@ -8,7 +8,7 @@ from typing import Any
 
 from omni_jobs.errors import Conflict, Damaged
 from omni_jobs.models import choice, facts
-from omni_jobs.models.fetch import Moved, NoRoom, fetch
+from omni_jobs.models.fetch import Moved, NoRoom, disk_errors, fetch
 from omni_jobs.models.hub import Hub, Repository
 from omni_jobs.models.record import ModelFile, Record, State, held_bytes
 from omni_jobs.models.store import ModelStore
@@ -109,10 +109,10 @@ def fetched(store: ModelStore, hub: Hub, name: str, plan: Plan, moved: Moved) ->
         Damaged: every file came as the hub has it, and together they are not the model.
         HubDown, Mismatch, NoRoom, Refused, Unavailable: as `fetch`; what came is kept.
     """
-    with store.locked(name):
+    with store.locked(name), disk_errors(store.weights(name)):
         record = plan.record(store, name)
-        record.directory.mkdir(exist_ok=True)
         store.write(record)
+        record.directory.mkdir(exist_ok=True)
         _drop_others(record)
         record = replace(record, files=tuple(fetch(hub, plan.repository, plan.files, record.directory, moved)))
         found = facts.survey(record.directory)
@@ -135,6 +135,7 @@ def registered(
     Raises:
         Damaged: it is not whole.
         Conflict: the name is another one's.
+        NoRoom, Refused: it cannot be written down.
     """
     if not found["whole"]:
         raise Damaged(f"{directory}: {_problems(found)}")
@@ -153,7 +154,7 @@ def registered(
         digest=found["digest"],
     )
     if not dry_run:
-        with store.locked(name):
+        with store.locked(name), disk_errors(store.root):
             store.write(record)
     return record
 

@@ -53,7 +53,7 @@ def fetch(hub: Hub, repository: Repository, files: Sequence[ModelFile], folder: 
     """
     stop = threading.Event()
     largest_first = sorted(files, key=lambda file: -file.size_bytes)
-    with _disk_errors(folder), ThreadPoolExecutor(STREAMS, "fetch") as pool:
+    with disk_errors(folder), ThreadPoolExecutor(STREAMS, "fetch") as pool:
         try:
             running = {
                 file.name: pool.submit(Download(hub, repository, file, folder, moved, stop).run)
@@ -187,7 +187,8 @@ def _write(out: BinaryIO, data: bytes) -> None:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
+    """What the system says of a disk, as our errors."""
     try:
         yield
     except OSError as error:

@@ -82,11 +82,15 @@ class ModelStore:
         text = TypeAdapter(Record).dump_json(record, indent=2)
         folder = self.root / record.name
         descriptor, draft = tempfile.mkstemp(dir=folder, prefix=".record.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(draft, folder / "record.json")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text + b"\n")
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(draft, folder / "record.json")
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
         sync_folder(folder)
 
     @contextmanager

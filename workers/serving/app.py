@@ -17,7 +17,9 @@ from omni_jobs.access import Gate
 from omni_jobs.errors import NotFound, UsageError
 from workers.engine.messages import wrong
 from workers.media.sandbox import Limits
+from workers.room import Room
 from workers.serving import errors, submitting
+from workers.serving.bodies import Bodies
 from workers.serving.decoding import Watching
 from workers.serving.door import Door
 from workers.serving.exchange import Exchange
@@ -36,8 +38,9 @@ class Serving:
     Attributes:
         names: of the model; a request may leave out, or add, the part in front of the last slash.
         context: positions of prompt and answer.
+        room: for decoded media.
+        bodies: for what requests send.
         apart: thoughts come as `reasoning_content`, not inside `content`.
-        most_body_bytes: of one request.
     """
 
     resident: Resident
@@ -46,8 +49,9 @@ class Serving:
     sources: Sources = field(default_factory=Sources)
     limits: Limits = field(default_factory=lambda: Limits(timeout_s=600.0))
     watching: Watching = field(default_factory=Watching)
+    room: Room = field(default_factory=lambda: Room(16 << 30))
+    bodies: Bodies = field(default_factory=Bodies)
     apart: bool = True
-    most_body_bytes: int = 1 << 30
 
     def check_model(self, name: str) -> None:
         """
@@ -103,42 +107,37 @@ def create_app(serving: Serving, gate: Gate) -> FastAPI:
 
 
 async def _answer(serving: Serving, request: Request, read: Callable[[Body], Wanted], prefix: str) -> Response:
-    body = await _body(request, serving.most_body_bytes)
-    # A gigabyte of media is read beside the other connections.
-    wanted = await asyncio.to_thread(lambda: read(_object(body)))
-    serving.check_model(wanted.model)
-    exchange = Exchange(serving.resident, f"{prefix}-{uuid.uuid4().hex}")
-    submit = submitting.submit(exchange.id, wanted, serving.sources, serving.limits)
-    try:
+    with contextlib.ExitStack() as held:
+        body = await serving.bodies.read(request, held)
+        # A gigabyte of media is read beside the other connections.
+        wanted = await asyncio.to_thread(lambda: read(_object(body)))
+        serving.check_model(wanted.model)
+        exchange = Exchange(serving.resident, f"{prefix}-{uuid.uuid4().hex}")
+        held.callback(exchange.close)
+        submit = submitting.submit(exchange.id, wanted, serving.sources, serving.limits, serving.room)
         running = await exchange.begin(submit)
         reply = reply_of(exchange.id, wanted, running.tokenizer, apart=serving.apart)
-        if not wanted.stream:
-            async with _watched(request, exchange):
+        async with _watched(request, exchange):
+            if not wanted.stream:
                 async for _ in exchange.deltas():
                     pass
                 return JSONResponse(reply.whole(exchange.result()))
-        # What is refused, or fails before the first token, is still an answer with a status.
-        chunks = _chunks(exchange, reply)
-        async with _watched(request, exchange):
+            # What is refused, or fails before the first token, is still an answer with a status.
+            chunks = _chunks(exchange, reply)
             first = await anext(chunks)
-    except BaseException:
-        exchange.close()
-        raise
-    return Events(exchange, _lines(first, chunks))
+        return Events(held.pop_all(), _lines(first, chunks))
 
 
 class Events(StreamingResponse):
     """A stream of events. Whoever leaves ends the request."""
 
-    def __init__(self, exchange: Exchange, lines: AsyncIterator[bytes]) -> None:
+    def __init__(self, held: contextlib.ExitStack, lines: AsyncIterator[bytes]) -> None:
         super().__init__(lines, headers=STREAM_HEADERS, media_type="text/event-stream")
-        self._exchange = exchange
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        with self._held:
             await super().__call__(scope, receive, send)
-        finally:
-            self._exchange.close()
 
 
 async def _chunks(exchange: Exchange, reply: Reply) -> AsyncIterator[list[dict[str, Any]]]:
@@ -177,23 +176,6 @@ async def _watched(request: Request, exchange: Exchange) -> AsyncIterator[None]:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
-
-
-async def _body(request: Request, most_bytes: int) -> bytes:
-    """
-    Raises:
-        TooLarge: more than `most_bytes`.
-    """
-    promised = request.headers.get("content-length", "0")
-    too_large = errors.TooLarge(f"expected a request of at most {most_bytes} bytes, got more")
-    if promised.isdigit() and int(promised) > most_bytes:
-        raise too_large
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most_bytes:
-            raise too_large
-    return bytes(body)
 
 
 def _object(body: bytes) -> Body:

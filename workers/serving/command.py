@@ -5,64 +5,31 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from workers.serving.options import parser
 
 if TYPE_CHECKING:
     from omni_jobs.settings import Settings
     from workers.serving.app import Serving
 
-EXAMPLES = """\
-examples:
-  python -m workers serve-model --model /models/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-FP8
-  python -m workers serve-model --model DIR --allowed-root /media --idle-s 900
-  OMNI_API_KEY=$KEY OMNI_ALLOWED_HOSTS=gpu-1 python -m workers serve-model --model DIR --host 0.0.0.0
-
-then
-  curl -s http://127.0.0.1:8000/v1/models
-  omni-jobs backend test http://127.0.0.1:8000/v1
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog="python -m workers serve-model",
-        description="Serve a model directory by OpenAI's API: /v1/chat/completions with image_url, audio_url and "
-        "video_url, /v1/completions, /v1/models, /health.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = found.add_argument
-    add("--model", type=Path, default=os.environ.get("OMNI_MODEL"), metavar="DIR", help="checkpoint (else OMNI_MODEL)")
-    add("--host", default="127.0.0.1", help="address to bind; others than this machine's need OMNI_API_KEY")
-    add("--port", type=int, default=8000, help="0: a free one (default: 8000)")
-    add("--name", action="append", metavar="NAME", help="what the model is called (default: its directory's name)")
-    add("--allowed-root", action="append", type=Path, metavar="DIR", help="file: URLs below it may be read "
-        "(default: OMNI_FILE_ROOTS)")  # fmt: skip
-    add("--device", default="", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    add("--context", type=int, default=131_072, metavar="N", help="tokens of prompt and answer (default: 131072)")
-    add("--idle-s", type=float, default=0.0, metavar="S", help="give up the weights after S seconds without a "
-        "request; the next one loads them again (default: never)")  # fmt: skip
-    add("--lazy", action="store_true", help="load with the first request, not at once")
-    add("--max-requests", type=int, default=256, metavar="N", help="at once; beyond it 429 (default: 256)")
-    add("--max-body-mb", type=int, default=1024, metavar="N", help="of one request; beyond it 413 (default: 1024)")
-    add("--reasoning", choices=("apart", "content"), default="apart", help="thoughts as reasoning_content, or inside "
-        "content, where the model card's budget client looks for them (default: apart)")  # fmt: skip
-    add("--video-fps", type=float, default=2.0, metavar="N", help="frames looked at in a second (default: 2)")
-    add("--video-frames", type=int, default=256, metavar="N", help="frames looked at in all (default: 256)")
-    add("--video-pruning-rate", type=float, default=0.5, metavar="R", help="share of a video's tokens that is dropped "
-        "(default: 0.5)")  # fmt: skip
-    return found
-
 
 def main(words: Sequence[str] | None = None) -> int:
     usage = parser()
     given = usage.parse_args(words)
-    if given.model is None:
-        usage.error("expected --model DIR, or OMNI_MODEL")
+
+    from pydantic import ValidationError
+
     from omni_jobs.settings import Settings
 
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(f"error: a setting cannot be used: {error}", file=sys.stderr)
+        return 2
+    settings = settings.model_copy(update={"model": given.model or settings.model})
+    if not settings.model:
+        usage.error("expected --model DIR or NAME, or OMNI_MODEL")
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
     os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -75,20 +42,22 @@ def main(words: Sequence[str] | None = None) -> int:
     except (OmniError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _serve(given: argparse.Namespace, settings: "Settings") -> int:
+    from workers.serving.door import gate_for
+
+    gate = gate_for(settings, given.host)
+    serving = serving_of(given, settings)
+
     import uvicorn
 
     from omni_jobs import telemetry
     from workers.serving.app import create_app
-    from workers.serving.door import gate_for
+    from workers.serving.server import BREAK_OFF_S, Server
 
-    gate = gate_for(settings, given.host)
-    serving = serving_of(given, settings.file_roots)
-    if not given.lazy:
-        serving.resident.take()
-        serving.resident.give_back()
     config = uvicorn.Config(
         create_app(serving, gate),
         host=given.host,
@@ -97,47 +66,57 @@ def _serve(given: argparse.Namespace, settings: "Settings") -> int:
         log_level="warning",
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=BREAK_OFF_S,
     )
+    # A port that is in use is said before the weights are read; nobody is let in before they are.
     listener = config.bind_socket()
+    if not given.lazy:
+        serving.resident.take()
+        serving.resident.give_back()
     host, port = listener.getsockname()[:2]
     telemetry.get_logger().info("serving.listening", host=host, port=port, model=serving.names[0])
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        serving.resident.close()
+    drain_s = settings.drain_s if given.drain_s is None else given.drain_s
+    Server(config, serving.resident, drain_s).run(sockets=[listener])
+    telemetry.get_logger().info("serving.ended")
     return 0
 
 
-def serving_of(given: argparse.Namespace, file_roots: Sequence[Path] = ()) -> "Serving":
+def serving_of(given: argparse.Namespace, settings: "Settings") -> "Serving":
     """What the options say.
 
     Raises:
+        NoModel, NotWhole, Changed: no model of that name, or not as it was added.
         CheckpointError: the directory holds no model.
     """
+    from omni_jobs.models import resolve_model
+    from omni_jobs.models.add import name_of
+
+    path = resolve_model(settings)  # torch takes seconds to load, and a mistake should not
+
     import torch
 
     from workers.engine.checkpoint.reader import Checkpoint
     from workers.engine.start import CPU, GPU, start
+    from workers.room import Room
     from workers.serving.app import Serving
+    from workers.serving.bodies import Bodies
     from workers.serving.decoding import Watching
     from workers.serving.resident import Resident
     from workers.serving.sources import Sources
 
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    context = min(given.context, Checkpoint.open(given.model).config.text.max_position_embeddings)
+    context = min(given.context, Checkpoint.open(path).config.text.max_position_embeddings)
     budgets = replace(GPU if device.startswith("cuda") else CPU, context=context)
-    resident = Resident(
-        lambda: start(given.model, device=device, budgets=budgets), idle_s=given.idle_s, most=given.max_requests
-    )
     most_bytes = given.max_body_mb << 20
-    roots = given.allowed_root if given.allowed_root is not None else file_roots
     return Serving(
-        resident=resident,
-        names=tuple(given.name or (given.model.resolve().name,)),
+        resident=Resident(
+            lambda: start(path, device=device, budgets=budgets), idle_s=given.idle_s, most=given.max_requests
+        ),
+        names=tuple(given.name or (name_of(settings.model),)),
         context=context,
-        sources=Sources(roots),
+        sources=Sources(settings.file_roots if given.allowed_root is None else given.allowed_root),
         watching=Watching(given.video_fps, given.video_frames, pruning_rate=given.video_pruning_rate),
+        room=Room(given.max_media_mb << 20),
+        bodies=Bodies(most_bytes, 4 * most_bytes),
         apart=given.reasoning == "apart",
-        most_body_bytes=most_bytes,
     )

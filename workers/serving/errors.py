@@ -6,7 +6,7 @@
 | 401, 403, 421 | key, host |
 | 404 | no such model, no such address |
 | 413 | the body, or a medium, is too large |
-| 429 | as many requests as may be: later |
+| 429 | as many requests, or bytes of them, as may be: later |
 | 503 | the engine does not answer, or the server is closing |
 """
 

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any
 
+from omni_jobs.errors import UsageError
 from workers.engine.errors import EngineClosed
 from workers.engine.loop import Listener
 from workers.engine.request import Delta, FinishReason, Result
 from workers.engine.start import Running
-from workers.serving.resident import Resident
+from workers.serving.resident import CLOSING, Resident
 
+LEFT = "the request was broken off"
 Submit = Callable[[Running, Listener, threading.Event], "Future[Result]"]
 
 
@@ -67,7 +69,8 @@ class Exchange:
         assert self._future is not None
         result = self._future.result(0)
         if result.finish_reason is FinishReason.ABORTED:
-            raise EngineClosed("the server is closing")
+            # That somebody has left is no failure of ours, and nobody reads this.
+            raise UsageError(LEFT) if self._cancel.is_set() else EngineClosed(CLOSING)
         return result
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ from omni_jobs.errors import OmniError, TooMany, Unavailable
 from workers.engine.live import Load
 from workers.engine.start import Running
 
+CLOSING = "the server is closing"
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -36,6 +38,8 @@ class Resident:
     """
     Attributes:
         loads: how often the model was loaded.
+        users: who uses it now, or waits for it.
+        draining: nobody more may; set from anywhere, a signal's handler included.
     """
 
     def __init__(self, load: Callable[[], Running], *, idle_s: float = 0.0, most: int = 256) -> None:
@@ -45,12 +49,13 @@ class Resident:
             most: requests at once.
         """
         self._load, self._idle_s, self._most = load, idle_s, most
-        self._lock = threading.Lock()  # of `users` and `running`
+        self._lock = threading.Lock()  # of `users`, and of what is changed with it
         self._loading = threading.Lock()  # taken first
         self._running: Running | None = None
         self._timer: threading.Timer | None = None
-        self._closed = False
-        self._users = self.loads = 0
+        self._closed = self.draining = False
+        self._failure = ""  # of the last load
+        self.users = self.loads = 0
 
     def take(self) -> Running:
         """The engine, until `give_back`.
@@ -60,11 +65,11 @@ class Resident:
             Unavailable: it cannot be loaded, or we are closing.
         """
         with self._lock:
-            if self._closed:
-                raise Unavailable("the server is closing")
-            if self._users >= self._most:
+            if self._closing:
+                raise Unavailable(CLOSING)
+            if self.users >= self._most:
                 raise TooMany(f"expected at most {self._most} requests at once, got one more")
-            self._users += 1
+            self.users += 1
             self._stop_timer()
         try:
             with self._loading:
@@ -77,41 +82,48 @@ class Resident:
 
     def give_back(self) -> None:
         with self._lock:
-            self._users -= 1
-            if not self._users and self._idle_s and not self._closed:
+            self.users -= 1
+            if not self.users and self._idle_s and not self._closed:
                 self._stop_timer()
                 self._timer = threading.Timer(self._idle_s, self._unload)
                 self._timer.daemon = True
                 self._timer.start()
 
     def condition(self) -> Condition:
-        running = self._running
+        running, problem = self._running, CLOSING if self._closing else self._failure
         if running is None:
-            return Condition("the server is closing" if self._closed else "", False, self._users)
-        return Condition(running.loop.health(), True, self._users, running.loop.load)
+            return Condition(problem, False, self.users)
+        return Condition(running.loop.health() or problem, True, self.users, running.loop.load)
 
     def close(self) -> None:
-        """Ends what is in the engine; nothing is loaded any more."""
+        """Ends what is in the engine; nothing is loaded any more. May be called twice."""
         with self._lock:
             self._closed = True
             self._stop_timer()
         with self._loading:
             running, self._running = self._running, None
         if running is not None:
+            # Who is answered hears of it at once, even while a video of somebody else is being decoded.
+            running.loop.close()
             running.close()
+
+    @property
+    def _closing(self) -> bool:
+        return self._closed or self.draining
 
     def _loaded(self) -> Running:
         try:
             running = self._load()
-        except (OmniError, ValueError, OSError) as error:
-            raise Unavailable(f"the model cannot be loaded: {error}") from error
-        self.loads += 1
+        except (OmniError, ValueError, OSError, torch.OutOfMemoryError) as error:
+            self._failure = f"the model cannot be loaded: {error}"
+            raise Unavailable(self._failure) from error
+        self.loads, self._failure = self.loads + 1, ""
         return running
 
     def _unload(self) -> None:
         with self._loading:
             with self._lock:
-                if self._users or self._closed:
+                if self.users or self._closed:
                     return
             running, self._running = self._running, None
             if running is not None:

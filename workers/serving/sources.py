@@ -64,9 +64,8 @@ class Sources:
         return file
 
     def _file(self, url: str) -> BinaryIO:
-        parts = urlsplit(url)
-        path = Path(unquote(parts.path))
-        if parts.netloc not in ("", "localhost") or not path.is_absolute() or "\0" in str(path):
+        path = _path_of(url)
+        if path is None:
             raise UsageError(f"expected file:///PATH, got {url[:80]!r}")
         if not self.roots:
             raise UsageError("expected a data: URL: this server reads no files (start it with --allowed-root DIR)")
@@ -91,3 +90,23 @@ class Sources:
     def _check(self, real: Path, asked: Path) -> None:
         if not any(real.is_relative_to(root) for root in self.roots):
             raise UsageError(f"{asked} does not lie below a folder that may be read (--allowed-root)")
+
+
+def _path_of(url: str) -> Path | None:
+    """The path of a `file:` URL of this machine, if it can be one."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    text = unquote(parts.path)
+    is_ours = parts.netloc in ("", "localhost") and text.startswith("/") and "\0" not in text
+    # Bytes that are no UTF-8 come out of `unquote` replaced, lone surrogates as they are: no file is called so.
+    return Path(text) if is_ours and _is_utf8(text) else None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,31 +12,37 @@ from workers.engine.request import Request, Result
 from workers.engine.start import Running
 from workers.engine.tokenizer import END_THINK, THINK, Tokenizer
 from workers.media.sandbox import Limits
+from workers.room import Room
 from workers.serving.decoding import Watching, decode
 from workers.serving.exchange import Submit
 from workers.serving.sources import Sources
 from workers.serving.wanted import ChatWanted, TextWanted, Wanted
 
 
-def submit(id: str, wanted: Wanted, sources: Sources, limits: Limits) -> Submit:
+def submit(id: str, wanted: Wanted, sources: Sources, limits: Limits, room: Room) -> Submit:
     """How a request is put in line once the engine is there."""
 
     def go(running: Running, listener: Listener, cancel: threading.Event) -> "Future[Result]":
         if isinstance(wanted, ChatWanted):
-            return running.prefetch.submit(_ask(id, wanted, sources, limits, cancel), listener)
+            future = running.prefetch.submit(_ask(id, wanted, sources, limits, room, cancel), listener)
+            future.add_done_callback(lambda _: room.leave(id))
+            return future
         assert isinstance(wanted, TextWanted)
         return running.loop.submit(_request(id, wanted, running.tokenizer), listener)
 
     return go
 
 
-def _ask(id: str, wanted: ChatWanted, sources: Sources, limits: Limits, cancel: threading.Event) -> Ask:
+def _ask(id: str, wanted: ChatWanted, sources: Sources, limits: Limits, room: Room, cancel: threading.Event) -> Ask:
+    def placed(load: Callable[[], Decoded]) -> Callable[[], Decoded]:
+        return lambda: room.load(id, load)
+
     media = [medium for message in wanted.messages for medium in message.media]
     return Ask(
         id=id,
         messages=wanted.messages,
         sampling=wanted.sampling,
-        media=[_loader(medium, sources, limits, wanted.watching, cancel) for medium in media],
+        media=[placed(_loader(medium, sources, limits, wanted.watching, cancel)) for medium in media],
         tools=wanted.tools,
         options=wanted.options,
         pruning_rate=wanted.watching.pruning_rate,

@@ -65,6 +65,7 @@ def test_a_page_of_another_site_cannot_submit(api: TestClient) -> None:
     files = {"file": ("a.wav", b"x")}
     assert api.post("/v1/jobs", files=files, headers={"Origin": "https://evil.example"}).status_code == 421
     assert api.post("/v1/jobs", files=files, headers={"Origin": "null"}).status_code == 421
+    assert api.post("/v1/jobs", files=files, headers={"Origin": "http://["}).status_code == 421
     assert api.post("/v1/jobs", files=files, headers={"Origin": "http://localhost:3000"}).status_code == 202
 
 

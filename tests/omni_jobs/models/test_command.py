@@ -1,5 +1,6 @@
 """`omni-jobs model add | list | remove`, against a hub on the loopback."""
 
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from omni_jobs.models import facts, resolve_model
+from omni_jobs.models import facts, resolve_model, store
 from omni_jobs.models.store import Changed, NotWhole
 from omni_jobs.settings import Settings
 from tests.omni_jobs.cli.conftest import Run, start
@@ -99,6 +100,22 @@ def test_no_room_is_said_before(hub: FakeHub, place: Path, run: Run, monkeypatch
     assert ran.status == 1 and ran.document["error"]["type"] == "refused"
     assert re.search(r"bytes free; 3,\d{3},\d{3} are to come and 1,152,921,504,606,846,976 must stay free", ran.err)
     assert SHARD not in hub.names() and not weights(place).exists()
+
+
+@pytest.mark.parametrize(("what", "call"), [("hub", "tempfile.mkstemp"), ("directory", "os.fsync")])
+def test_a_disk_that_is_full_when_the_record_is_written_is_said(
+    hub: FakeHub, checkpoint: Path, place: Path, run: Run, monkeypatch: pytest.MonkeyPatch, what: str, call: str
+) -> None:
+    def full(*words: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = SOURCE if what == "hub" else checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{store.__name__}.{call}", full)
+        ran = run("model", "add", source, "--json")
+    assert ran.status == 1 and ran.document["error"]["type"] == "refused" and "the disk is full" in ran.err
+    assert not list((place.parent / "home" / "models").iterdir())
+    assert run("model", "add", source).status == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

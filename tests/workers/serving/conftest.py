@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from openai import OpenAI
 
 from omni_jobs.access import Gate
+from omni_jobs.settings import Settings
 from workers.engine.checkpoint import configs
 from workers.engine.checkpoint.drawn import Drawn
 from workers.engine.checkpoint.write import write
@@ -83,8 +84,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def serving(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     root = tmp_path_factory.mktemp("served-media")
-    words = ["--model", str(checkpoint), "--device", "cpu", "--name", NAME, "--allowed-root", str(root)]
-    serving = command.serving_of(command.parser().parse_args(words))
+    words = ["--device", "cpu", "--name", NAME, "--allowed-root", str(root)]
+    serving = command.serving_of(command.parser().parse_args(words), Settings(model=str(checkpoint)))
     yield serving
     serving.resident.close()
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -11,6 +12,7 @@ import requests
 from omni_jobs.access import Gate
 from tests.workers.serving.conftest import HOSTS, NAME, Served, listening, waits_until
 from workers.serving.app import create_app
+from workers.serving.bodies import Bodies
 
 SCHEMA = {
     "type": "object",
@@ -164,12 +166,19 @@ def test_bodies_that_are_none(served: Served) -> None:
 
 
 def test_too_much_at_once(served: Served) -> None:
-    from dataclasses import replace
-
-    with listening(create_app(replace(served.serving, most_body_bytes=100), Gate("", HOSTS))) as port:
+    serving = replace(served.serving, bodies=Bodies(100, 150))
+    with listening(create_app(serving, Gate("", HOSTS))) as port:
         url = f"http://127.0.0.1:{port}/v1/completions"
         assert requests.post(url, json={"prompt": "x" * 200}, timeout=30).status_code == 413
         assert requests.post(url, data=iter([b"x" * 60] * 9), timeout=30).status_code == 413
+        assert waits_until(lambda: serving.bodies.held_bytes == 0)
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n" + b" " * 90)
+            assert waits_until(lambda: serving.bodies.held_bytes == 90)
+            full = requests.post(url, data=b"x" * 80, timeout=30)
+            assert full.status_code == 429 and full.headers["Retry-After"] == "5"
+            assert full.json()["error"]["code"] == "rate_limit_exceeded"
+        assert waits_until(lambda: serving.bodies.held_bytes == 0)
 
 
 def test_who_leaves_is_forgotten(served: Served) -> None:

@@ -37,6 +37,9 @@ def test_nothing_outside_is_even_told_apart(root: Path, path: str) -> None:
     [
         ("file://host/etc/passwd", "expected file:///PATH"),
         ("file:etc", "expected file:///PATH"),
+        ("file://[x/y", "expected file:///PATH"),
+        ("file:///\ud800", "expected file:///PATH"),
+        ("file:///a%00b", "expected file:///PATH"),
         ("http://localhost/a", "fetches nothing"),
         ("ftp://x/y", "data: or file:"),
         ("data:image/png", "expected data:TYPE"),

@@ -15,7 +15,7 @@ from omni_jobs.settings import Settings
 from workers.backends.asking.units import MISSING, NAMES, Units
 from workers.backends.asking.work import Manner
 from workers.backends.backend import Capabilities, Identity, Request, Stats, UnitAnswer
-from workers.backends.local.weights import directory_of, identity, require_engine
+from workers.backends.local.weights import directory_of, identity, identity_with, require_engine
 from workers.flight import Flight
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ class Local:
             CheckpointError: the directory does not hold the model.
         """
         require_engine()
-        self._identity = identity(settings)
         self._engine = _started(settings, flight)
+        self._identity = identity_with(settings, self._engine.digest)
         from workers.backends.local.asker import EngineAsker
+        from workers.room import Room
 
         self._slots = self._engine.loop.load.free_slots
         self._units = Units("local", settings.threads, manner_of(settings))
@@ -64,6 +65,7 @@ class Local:
             self._engine,
             context=_context_of(self._engine),
             timeout_s=settings.model_timeout_s,
+            room=Room(settings.model_media_bytes),
             on_failure=on_failure or _die,
         )
 

@@ -13,6 +13,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from omni_jobs.errors import ErrorType, SourceError, UsageError
 from workers.backends.asking.work import Question
@@ -21,26 +22,29 @@ from workers.backends.local.questions import ask_of
 from workers.engine.answer import read_answer
 from workers.engine.compose import Ask
 from workers.engine.errors import EngineFailed, NeverFits, OutOfMemory
-from workers.engine.request import Delta, FinishReason, Result
+from workers.engine.media import Decoded
+from workers.engine.request import FinishReason, Result
 from workers.engine.start import Running
+from workers.room import Room
 
-AHEAD = 32  # questions whose media are composed or wait; features lie in memory meanwhile
 MANY_STEPS = 1000.0
 
 
 class EngineAsker:
     """Asks one engine. A question has the id of its unit, by which the flight record knows it."""
 
-    def __init__(self, engine: Running, *, context: int, timeout_s: float, on_failure: Callable[[str], None]) -> None:
+    def __init__(
+        self, engine: Running, *, context: int, timeout_s: float, room: Room, on_failure: Callable[[str], None]
+    ) -> None:
         """
         Args:
             context: positions of one sequence.
             timeout_s: longest wait for one answer.
+            room: for decoded media.
             on_failure: is told why the engine takes nothing any more, before any unit is.
         """
-        self._engine, self._on_failure = engine, on_failure
+        self._engine, self._room, self._on_failure = engine, room, on_failure
         self._context, self._timeout_s = context, timeout_s
-        self._ahead = asyncio.Semaphore(AHEAD)
         self._first_steps: dict[str, int] = {}
 
     async def ask(self, question: Question) -> str:
@@ -70,29 +74,26 @@ class EngineAsker:
 
     async def _result(self, ask: Ask) -> Result:
         """How it ended. Cancelled, it ends in the engine first: its id may be asked again at once."""
-        loop = asyncio.get_running_loop()
-        async with self._ahead:
-            began: asyncio.Future[None] = loop.create_future()
-
-            def heard(_: Delta) -> None:
-                if not began.done():
-                    loop.call_soon_threadsafe(lambda: began.done() or began.set_result(None))
-
-            answer = asyncio.wrap_future(self._engine.prefetch.submit(ask, heard))
-            await self._unless_cancelled(ask.id, answer, {began, answer})
-        await self._unless_cancelled(ask.id, answer, {answer})
+        answer = asyncio.wrap_future(self._engine.prefetch.submit(self._placed(ask)))
+        try:
+            await asyncio.wait({answer})
+        except asyncio.CancelledError:
+            self._engine.prefetch.abort(ask.id)
+            self._room.leave(ask.id)  # it may wait there
+            await asyncio.wait({answer})
+            answer.exception()
+            raise
+        finally:
+            self._room.leave(ask.id)
         return answer.result()
 
-    async def _unless_cancelled(
-        self, id: str, answer: "asyncio.Future[Result]", awaited: "set[asyncio.Future[Result] | asyncio.Future[None]]"
-    ) -> None:
-        """Until one of them is there."""
-        try:
-            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._engine.prefetch.abort(id)
-            await asyncio.wait({answer})
-            raise
+    def _placed(self, ask: Ask) -> Ask:
+        """Its media are decoded once there is room."""
+
+        def placed(load: Callable[[], Decoded]) -> Callable[[], Decoded]:
+            return lambda: self._room.load(ask.id, load)
+
+        return replace(ask, media=[placed(load) for load in ask.media])
 
     def _read(self, result: Result, *, thinking: bool) -> str:
         match result.finish_reason:

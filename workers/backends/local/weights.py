@@ -7,6 +7,7 @@ from pathlib import Path
 from omni_jobs.errors import UsageError
 from omni_jobs.extras import HOW_ENGINE, has_engine
 from omni_jobs.models import resolve_model
+from omni_jobs.models.add import name_of
 from omni_jobs.settings import Settings
 from workers import prompts
 from workers.backends.asking.units import NAMES
@@ -46,7 +47,7 @@ def directory_of(settings: Settings) -> Path:
 
 
 def identity(settings: Settings) -> Identity:
-    """The model by its name and the digest of its weights; the digest of all that shapes an answer.
+    """Who would answer. Reads some thousand places of the weights.
 
     Raises:
         UsageError: no model is named.
@@ -56,7 +57,11 @@ def identity(settings: Settings) -> Identity:
     directory = Directory.open(path)
     if directory.problems:
         raise CheckpointError(path, list(directory.problems))
-    weights = digest_of(directory)
+    return identity_with(settings, digest_of(directory))
+
+
+def identity_with(settings: Settings, weights: str) -> Identity:
+    """The model by its name and the digest of its weights; the digest of all that shapes an answer."""
     facts = {
         "prompts": prompts.VERSION,
         "weights": weights,
@@ -65,6 +70,6 @@ def identity(settings: Settings) -> Identity:
         "reasoning": settings.model_reasoning,
         "language": settings.model_language,
     }
-    model = f"{path.name} {weights[:SHORT]}"
+    model = f"{name_of(settings.model)} {weights[:SHORT]}"
     models = dict.fromkeys(sorted(NAMES.values()), model) | {"prompts": prompts.VERSION}
     return Identity("local", models, hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), COST_S)

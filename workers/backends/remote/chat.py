@@ -2,7 +2,7 @@
 
 | what comes | what it means |
 | --- | --- |
-| no connection, a broken answer, 408, 429, 5xx | the server rests, another is asked, a few times; then `Away` |
+| no connection, a broken or endless answer, a redirect, 408, 429, 5xx | it rests, another is asked, then `Away` |
 | no answer within the time limit | `Away` at once: another try would take as long |
 | 401, 403, 404 | `Away`: the settings are wrong, which is not the unit's fault |
 | 400 that names a field we can do without | asked again without it |
@@ -11,21 +11,17 @@
 | a video of which it looks at some frames only | `Unavailable`: an administrator has to choose |
 """
 
-import asyncio
 import json
 import math
 import time
 from typing import Any
-from urllib.parse import urlsplit
-
-import httpx2
 
 from omni_jobs import telemetry
-from omni_jobs.access import is_loopback
 from omni_jobs.errors import ErrorType, SourceError, Unavailable
 from omni_jobs.settings import Settings
 from workers.backends.backend import Unusable
 from workers.backends.remote import sampled, wire
+from workers.backends.remote.http import Came, Http
 from workers.backends.remote.servers import Away, Server, Servers
 from workers.backends.remote.wire import OPTIONAL, Body, Reply
 
@@ -35,36 +31,21 @@ ENOUGH = 0.9  # of the frames of a video must be looked at
 LOOK_AGAIN_S = 30.0  # where they were not: somebody may have set it right
 ATTEMPTS = 4  # at servers that do not answer, for one question
 PATIENCE_S = 20.0  # for the first of them to have rested
-CONNECT_TIMEOUT_S, WRITE_TIMEOUT_S = 5.0, 60.0
 BUSY = (408, 425, 429, 500, 502, 503, 504, 529)
 MISCONFIGURED = {401: "the key", 403: "the key", 404: "the address or the model"}
 GOOD_ENDS = ("stop", "", "eos", "end_turn")
 
 
 class Chat:
-    """The servers and one persistent client. Lives in one event loop."""
+    """The servers, and how they are asked. Lives in one event loop."""
 
     def __init__(self, settings: Settings, servers: Servers) -> None:
         self.servers = servers
         self._model, self._frames = settings.remote_model, settings.remote_frames
-        self._key = settings.remote_key
-        self._timeout = httpx2.Timeout(
-            settings.remote_timeout_s, connect=CONNECT_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=None
-        )
-        self._direct, self._proxied = (
-            httpx2.AsyncClient(
-                timeout=self._timeout,
-                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
-                follow_redirects=False,  # a key goes where it was meant to go
-                trust_env=trust_env,
-            )
-            for trust_env in (False, True)
-        )
+        self._http = Http(settings)
 
     async def close(self) -> None:
-        await self._direct.aclose()
-        await self._proxied.aclose()
+        await self._http.close()
 
     async def ask(self, body: Body, *, frames: int = 0) -> Reply:
         """The answer to one request, from whichever server takes it.
@@ -111,14 +92,14 @@ class Chat:
             Away: it does not answer.
             SourceError: it refuses the request.
         """
-        response = await self._send(server, "GET", "/models", None)
-        complaint = self.scrubbed(wire.complaint_of(response.content))
-        self._raise_if_away(server, response, complaint)
-        if not response.is_success:
+        came = await self._http.send(server, "GET", "/models")
+        complaint = self._complaint_of(came)
+        _raise_if_away(server, came, complaint)
+        if not came.is_success:
             raise SourceError(ErrorType.UNSUPPORTED, f"{server.name} refused /models: {complaint}")
         try:
-            return [dict(one) for one in response.json()["data"] if one.get("id")]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return [dict(one) for one in json.loads(came.content)["data"] if one.get("id")]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Away(f"{server.name} has no list of models under {server.url}/models") from error
 
     async def _require_frames(self, server: Server, frames: int) -> None:
@@ -136,55 +117,24 @@ class Chat:
     async def _post(self, server: Server, body: Body) -> Reply | None:
         """One try at one server; None when it is to be asked again without a field."""
         sent = {name: value for name, value in body.items() if name not in server.without}
-        response = await self._send(server, "POST", "/chat/completions", sent)
-        if response.is_success:
-            return self._read(server, response)
-        complaint = self.scrubbed(wire.complaint_of(response.content))
-        self._raise_if_away(server, response, complaint)
+        came = await self._http.send(server, "POST", "/chat/completions", sent)
+        if came.is_success:
+            return self._read(server, came)
+        complaint = self._complaint_of(came)
+        _raise_if_away(server, came, complaint)
         # The server is well, it only does not like what it was asked.
         self.servers.well(server)
         field = wire.refused_field(complaint, sent)
         if field is None:
-            message = f"the model server {server.name} refused it ({response.status_code}): {complaint}"
+            message = f"the model server {server.name} refused it ({came.status}): {complaint}"
             raise SourceError(ErrorType.UNSUPPORTED, message)
         server.without.add(field)
         log.warning("remote.without", server=server.name, field=field, reason=complaint)
         return None
 
-    async def _send(self, server: Server, method: str, path: str, body: Body | None) -> httpx2.Response:
-        data, headers = None, {}
-        if body is not None:
-            data = await asyncio.to_thread(lambda: json.dumps(body, separators=(",", ":")).encode())
-            headers = {"Content-Type": "application/json"}
-        client = self._direct if is_loopback(urlsplit(server.url).hostname or "") else self._proxied
+    def _read(self, server: Server, came: Came) -> Reply:
         try:
-            return await client.request(method, server.url + path, content=data, headers=headers)
-        except httpx2.ConnectTimeout as error:
-            raise Away(f"the model server {server.name} cannot be reached: it does not answer") from error
-        except httpx2.TimeoutException as error:
-            limit = f"{self._timeout.read:g} s"
-            message = f"the model server {server.name} did not answer within {limit}"
-            raise Away(message, suspect=True, again=False) from error
-        except httpx2.ConnectError as error:
-            raise Away(self.scrubbed(f"the model server {server.name} cannot be reached: {error}")) from error
-        except httpx2.TransportError as error:
-            what = self.scrubbed(f"the model server {server.name} broke off: {error or type(error).__name__}")
-            raise Away(what, suspect=True) from error
-
-    def _raise_if_away(self, server: Server, response: httpx2.Response, complaint: str) -> None:
-        status = response.status_code
-        if what := MISCONFIGURED.get(status):
-            raise Away(f"the model server {server.name} refuses {what} ({status}): {complaint}")
-        if status in BUSY or status >= 500 or response.is_redirect:
-            raise Away(
-                f"the model server {server.name} answered {status}: {complaint}",
-                retry_after_s=wire.retry_after_s(response.headers.get("Retry-After")),
-                suspect=status >= 500 and status != 503,
-            )
-
-    def _read(self, server: Server, response: httpx2.Response) -> Reply:
-        try:
-            reply = wire.reply_of(response.content)
+            reply = wire.reply_of(came.content)
         except (ValueError, RecursionError) as error:
             raise Away(f"the model server {server.name} gave no chat completion: {error}", suspect=True) from error
         if reply.finish in ("abort", "error"):
@@ -192,9 +142,19 @@ class Chat:
         self.servers.well(server)
         return reply
 
-    def scrubbed(self, text: str) -> str:
-        """A server may repeat the key it was sent."""
-        return text.replace(self._key, "***") if self._key else text
+    def _complaint_of(self, came: Came) -> str:
+        return self._http.scrubbed(wire.complaint_of(came.content))
+
+
+def _raise_if_away(server: Server, came: Came, complaint: str) -> None:
+    if what := MISCONFIGURED.get(came.status):
+        raise Away(f"the model server {server.name} refuses {what} ({came.status}): {complaint}")
+    if came.status in BUSY or came.status >= 500 or came.is_redirect:
+        raise Away(
+            f"the model server {server.name} answered {came.status}: {complaint}",
+            retry_after_s=wire.retry_after_s(came.retry_after),
+            suspect=came.status >= 500 and came.status != 503,
+        )
 
 
 def _whole(reply: Reply, body: Body) -> Reply:

@@ -78,11 +78,6 @@ class Trial:
         failed = [name for name, state in self._states.items() if state == "bad" and name not in REPLACEABLE]
         return {"ok": len(kinds) == len(able) and not failed, "kinds": kinds, "settings": settings if kinds else {}}
 
-    def _noted(self, check: Check) -> Check:
-        self._states[check.name] = check.state
-        self._found |= check.settings
-        return check
-
 
 async def _try(url: str, settings: Settings) -> bool:
     server = Server(base_url(url), 1.0, 1)

@@ -1,6 +1,7 @@
 """Units answered by our own engine, on the CPU, by a model of few weights."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ import pytest
 
 from omni_jobs import extras
 from omni_jobs.errors import ErrorType, NotFound, SourceError, UsageError
+from omni_jobs.models.record import Record
+from omni_jobs.models.store import ModelStore
 from omni_jobs.settings import Settings
 from tests.waiting import eventually
 from tests.workers.backends.local.conftest import Make
@@ -25,6 +28,8 @@ from workers.backends import identity_of, missing_of, open_backend
 from workers.backends.asking import spans
 from workers.backends.backend import Cancelled, Request, UnitAnswer, Unusable
 from workers.backends.local import Local
+from workers.backends.local import weights as weights_module
+from workers.engine.checkpoint import reader
 from workers.engine.errors import EngineFailed
 from workers.flight import Flight, read
 from workers.inputs import CanonicalAudio
@@ -75,6 +80,26 @@ def test_an_answer_does_not_depend_on_its_neighbours(local: Make, answering: Non
     alone = ask(backend, "clip", clip(4.0), rung=1).result(SOON_S)
     together = [ask(backend, "clip", clip(4.0), rung=1), ask(backend, "span", spoken), ask(backend, "page", page())]
     assert together[0].result(SOON_S) == alone != ask(backend, "clip", clip(4.0)).result(SOON_S)
+
+
+def test_media_wait_for_room_on_the_host(local: Make, answering: None) -> None:
+    backend = local(model_media_bytes=1)
+    pages = [ask(backend, "page", page(text="Dear")) for _ in range(2)]
+    assert len({one.result(SOON_S).model_dump_json() for one in pages}) == 1
+    assert backend._asker._room.held_bytes == 0
+
+
+def test_who_waits_for_room_can_be_cancelled(local: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless(monkeypatch)
+    backend, ids = local(model_max_tokens=2000, model_media_bytes=1), [str(uuid.uuid4()) for _ in range(2)]
+    first, second = (ask(backend, "page", page(), unit_id=id) for id in ids)
+    room = backend._asker._room
+    assert eventually(lambda: backend.stats().running == 1 and len(room._held) == 2, SOON_S)
+    waits, held = (second, first) if room._held[ids[0]] else (first, second)
+    backend.cancel(ids[1] if waits is second else ids[0])
+    with pytest.raises(Cancelled):
+        waits.result(5)
+    assert not held.done() and backend.stats().running == 1
 
 
 def test_what_does_not_end_or_misses_the_question_may_be_asked_again(local: Make) -> None:
@@ -183,6 +208,27 @@ def test_who_answers(local: Make, settings_of: Callable[..., Settings], weights:
     able = backend.capabilities()
     assert able.kinds == {"span", "clip", "page", "reduce"} and able.missing == missing_of(settings) != ()
     assert able.slots == backend._engine.loop.load.free_slots > 1
+
+
+def test_the_weights_are_named_once(
+    local: Make, settings_of: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: list[Any] = []
+    for module in (reader, weights_module):
+        digest_of = module.digest_of
+        monkeypatch.setattr(module, "digest_of", lambda found, of=digest_of: (named.append(found), of(found))[1])
+    assert local().identity().models and len(named) == 1
+
+
+def test_weights_that_were_fetched_are_called_as_they_were_added(
+    settings_of: Callable[..., Settings], weights: Path, tmp_path: Path
+) -> None:
+    store = ModelStore(tmp_path / "models")
+    with store.locked("omni-fp8"):
+        shutil.copytree(weights, store.weights("omni-fp8"))
+        store.write(Record("omni-fp8", "hf:a/b", store.weights("omni-fp8"), "dense", (), 0, whole=True))
+    found = identity_of(settings_of(model="omni-fp8", models_dir=store.root))
+    assert found.models["speech"].startswith("omni-fp8 ") and found.digest == identity_of(settings_of()).digest
 
 
 def test_other_prompts_are_another_identity(

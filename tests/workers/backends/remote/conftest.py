@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
@@ -74,9 +73,3 @@ def page(*words: str, picture: bool = True, text: str = "x") -> CanonicalPage:
     )
     image = jpeg(620, 877, text=text) if picture else b""
     return CanonicalPage(3, 595.0, 842.0, 620, 877, 75.0, 0, image, placed)
-
-
-@pytest.fixture(scope="session")
-def talk(lj001: np.ndarray) -> np.ndarray:
-    """Speech, a pause of two seconds, and speech once more."""
-    return np.concatenate([lj001, np.zeros(32_000, np.int16), lj001])

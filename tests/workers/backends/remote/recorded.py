@@ -44,6 +44,7 @@ class Play:
     Attributes:
         hang: nothing is answered until the client leaves.
         cut: so many bytes of the body are left out.
+        drip_s: before each byte of the body.
     """
 
     status: int = 200
@@ -53,6 +54,7 @@ class Play:
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
     cut: int = 0
+    drip_s: float = 0.0
     raw: bytes | None = None
 
 
@@ -217,18 +219,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, data: bytes, play: Play | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in (play.headers if play else {}).items():
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        for name, value in {**headers, **(play.headers if play else {})}.items():
             self.send_header(name, value)
         self.end_headers()
         cut = play.cut if play else 0
         try:
-            self.wfile.write(data[: len(data) - cut])
+            if play and play.drip_s:
+                self._drip(data, play.drip_s)
+            else:
+                self.wfile.write(data[: len(data) - cut])
         except OSError:
             self.close_connection = True
         if cut:
             self.close_connection = True
+
+    def _drip(self, data: bytes, each_s: float) -> None:
+        for at in range(len(data)):
+            if self.server_of.closed:
+                break
+            self.wfile.write(data[at : at + 1])
+            time.sleep(each_s)
 
 
 # What is right

@@ -2,9 +2,12 @@
 
 import json
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from workers import gates
 from workers.answers import ClipAnswer, PageAnswer, ReduceAnswer, SpanAnswer
 from workers.backends import identity_of, missing_of, open_backend
 from workers.backends.backend import Cancelled, Request, UnitAnswer, Unusable
-from workers.backends.remote import Remote, chat
+from workers.backends.remote import Remote, chat, http, wire
 from workers.flight import Flight
 from workers.inputs import Canonical, CanonicalAudio
 
@@ -275,6 +278,12 @@ def test_a_long_retry_after_hands_the_unit_back_and_is_kept_to(remote: Make, ser
         Play(200, cut=40),
         Play(200, raw=b'{"choices": [{"mess'),
         Play(200, raw=b'{"object": "error"}'),
+        Play(200, raw=b'{"choices": []}'),
+        Play(200, raw=b'{"choices": [{"index": 0}]}'),
+        Play(200, raw=b"[" * 100_000),
+        Play(200, raw=b"<html>log in</html>", headers={"Content-Type": "text/html"}),
+        Play(200, raw=b"no gzip at all", headers={"Content-Encoding": "gzip"}),
+        Play(204, raw=b""),
         Play(200, finish="abort"),
     ],
 )
@@ -314,6 +323,56 @@ def test_a_server_that_hangs_is_left_in_time(remote: Make, server: RecordedServe
     with pytest.raises(Unavailable, match=r"within 0\.5 s"):
         ask(remote(remote_timeout_s=0.5), page())
     assert server.left.wait(2) and len(server.asked) == 1
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_left_in_time(remote: Make, server: RecordedServer) -> None:
+    server.plays = [Play(drip_s=0.05)]
+    with pytest.raises(Unavailable, match=r"within 0\.5 s"):
+        ask(remote(remote_timeout_s=0.5), page())
+    assert len(server.asked) == 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_answer_without_end_is_cut_off(
+    remote: Make, server: RecordedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MOST_BYTES", 10_000)
+    server.plays = [Play(raw=b" " * 20_000)]
+    assert isinstance(ask(remote(), page()), PageAnswer) and len(server.asked) == 2
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed_with_key_and_media(remote: Make, server: RecordedServer, status: int) -> None:
+    with recorded() as elsewhere:
+        there = {"Location": f"{elsewhere.url}/chat/completions"}
+        server.plays = [Play(status, headers=there, message="moved")] * chat.ATTEMPTS
+        with pytest.raises(Unavailable, match=f"answered {status}: moved"):
+            ask(remote(remote_key=KEY), page())
+        assert len(server.asked) == chat.ATTEMPTS and not elsewhere.at
+
+
+def test_what_the_content_is_called_does_not_matter(remote: Make, server: RecordedServer) -> None:
+    server.plays = [Play(headers={"Content-Type": "text/plain"})]
+    assert isinstance(ask(remote(), page()), PageAnswer) and len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None), ("", None), ("soon", None), ("-5", 0.0), ("nan", 0.0), ("1.5", 1.5), ("1e400", math.inf),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Mon, 99 Jan 99999999999 00:00:00 GMT", None),
+    ],
+)  # fmt: skip
+def test_when_to_ask_again_is_read_whatever_it_says(header: str | None, seconds: float | None) -> None:
+    assert wire.retry_after_s(header) == seconds
+
+
+def test_503_is_waited_out_until_the_date_it_names(remote: Make, server: RecordedServer) -> None:
+    server.plays = [Play(503, headers={"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=1.6))})]
+    assert isinstance(ask(remote(), page()), PageAnswer)
+    first, second = server.at
+    assert 0.5 <= second - first < 5  # the date has no fractions
 
 
 def test_a_unit_on_which_servers_fail_while_they_answer_others_is_charged(
