@@ -98,8 +98,8 @@ def uniform_routing(config: OmniConfig, device: str) -> Callable[..., Routing]:
 class Bench:
     """One model in memory; engines come and go."""
 
-    def __init__(self, algo: str, window: int, tokens: int, slots: int) -> None:
-        self.algo, self.window, self.tokens, self.slots = algo, window, tokens, slots
+    def __init__(self, algo: str, window: int, tokens: int, slots: int, *, graphs: bool) -> None:
+        self.algo, self.window, self.tokens, self.slots, self.graphs = algo, window, tokens, slots, graphs
         drawn = Drawn(configs.reference(), None if algo == "BF16" else algo, device="cuda")
         self.config = drawn.config
         began = time.monotonic()
@@ -125,6 +125,8 @@ class Bench:
         )
         model: Any = self.model
         runner = Runner(model, state, memory, budgets, vocab_size=text.vocab_size, look=Look.of(self.config))
+        if self.graphs:
+            runner.capture()
         engine = Engine(runner, Scheduler(memory, budgets), Outputs(tokenizer(), text.vocab_size))
         print(f"  {memory.slots.count} slots, {memory.blocks.count} blocks, chunks of {self.tokens}", flush=True)
         return engine, memory
@@ -190,10 +192,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="of one step")
     parser.add_argument("--slots", type=int, default=512, help="sequences at most")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    parser.add_argument("--eager", action="store_true", help="launch every kernel of every step")
     given = parser.parse_args()
     torch.manual_seed(0)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Python {platform.python_version()}, {commit()}")
-    bench, rows = Bench(given.algo, given.window, given.tokens, given.slots), []
+    bench, rows = Bench(given.algo, given.window, given.tokens, given.slots, graphs=not given.eager), []
     for name in given.case:
         try:
             rows.append(bench.measure(name))

@@ -104,6 +104,8 @@ def build(
         device=device,
     )
     runner = Runner(model, state, memory, budgets, vocab_size=config.text.vocab_size, look=Look.of(config))
+    if device.startswith("cuda"):
+        runner.capture()
     return Engine(
         runner,
         Scheduler(memory, budgets),
