@@ -41,6 +41,7 @@ from workers.engine.request import Request, Result
 from workers.engine.runner import Runner, limits_of
 from workers.engine.sampling import SamplingParams
 from workers.engine.scheduler import Budgets, Scheduler
+from workers.engine.start import free_on_card
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,6 @@ CASES = {
     "video_16x20480+512": Case(16, 20480, 512, {"BF16": (12.942, 5.535), "FP8": (11.941, 5.442)}),
 }
 ROUTES = 1 << 16  # rows of the table from which experts are taken
-WORKSPACE_BYTES = 6 << 30
 
 
 class Text:
@@ -116,7 +116,7 @@ class Bench:
     def _engine(self) -> tuple[Engine, Any]:
         text = self.config.text
         budgets = Budgets(tokens=self.tokens, window=self.window, context=36_864)
-        free = torch.cuda.mem_get_info()[0] - WORKSPACE_BYTES
+        free = free_on_card(self.model, self.config, budgets, self.slots, encoders=False)
         memory = memory_for(
             text, free, window=self.window, dtype=torch.bfloat16, kv_dtype=self.kv_dtype, most_slots=self.slots
         )
