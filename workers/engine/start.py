@@ -79,7 +79,7 @@ def start(
     )
     memory = memory_for(
         config.text,
-        free_bytes,
+        state_bytes,
         window=budgets.window,
         dtype=getattr(torch, config.torch_dtype),
         kv_dtype=_kv_dtype(config),
