@@ -74,9 +74,8 @@ def start(
     budgets = budgets or (GPU if on_card(device) else CPU)
     budgets = replace(budgets, context=min(budgets.context, config.text.max_position_embeddings))
     most_slots = min(MOST_SLOTS, budgets.tokens)
-    free_bytes = state_bytes or (
-        free_on_card(model, config, budgets, most_slots, device) if on_card(device) else CPU_BYTES
-    )
+    if state_bytes is None:
+        state_bytes = free_on_card(model, config, budgets, most_slots, device) if on_card(device) else CPU_BYTES
     memory = memory_for(
         config.text,
         state_bytes,
