@@ -1,6 +1,6 @@
 """The language model on one card, in the cases of vLLM 0.20.0's table, beside its figures and the card's floor.
 
-    python -m tests.benchmarks.bench_engine [--algo FP8] [--case decode_b256 ...] [--json FILE]
+    python -m tests.benchmarks.bench_engine [--algo FP8] [--case decode_b256 ...] [--steady audio mixed] [--json FILE]
 
 Weights are drawn; routing is uniform over the experts by a seed, as theirs was: gates as drawn would choose few experts
 and flatter the engine. Random token ids, temperature 1, no stop ids, states in fp32. `prefill_s` is a run of its own
@@ -15,6 +15,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,9 @@ CASES = {
     "video_16x32768+512": Case(16, 32768, 512, {"BF16": (18.355, 9.470), "FP8": (15.873, 9.124)}),
     "video_16x20480+512": Case(16, 20480, 512, {"BF16": (12.942, 5.535), "FP8": (11.941, 5.442)}),
 }
+# Units as the product has them: tokens of the prompt and of the answer.
+UNITS = {"audio": (3750, 1000), "pages": (1500, 512), "clips": (20480, 512)}
+MIXES = {"audio": ["audio"], "pages": ["pages"], "clips": ["clips"], "mixed": ["audio", "audio", "pages", "clips"]}
 ROUTES = 1 << 16  # rows of the table from which experts are taken
 
 
@@ -134,11 +139,8 @@ class Bench:
     def run(self, case: Case, out: int) -> tuple[float, int, float, Floor]:
         """Seconds, steps, the host's share of them, and the floor."""
         numbers, floor, steps = random.Random(1), Floor(), 0
-        vocab = self.config.text.vocab_size
         for n in range(case.count):
-            prompt = tuple(numbers.choices(range(1000, vocab), k=case.prompt))
-            sampling = SamplingParams(max_tokens=out, stop_ids=(), temperature=1.0, seed=n)
-            self.engine.add(self.engine.prepare(Request(str(n), prompt, sampling)))
+            self._add(str(n), numbers, case.prompt, out)
         plans: list[Plan] = []
         launched = self.engine._launch
         self.engine._launch = lambda plan: (plans.append(plan), launched(plan))[1]  # type: ignore[method-assign]
@@ -178,6 +180,42 @@ class Bench:
             )  # fmt: skip
         return said
 
+    def steady(self, mix: str, seconds: float, in_flight: int) -> dict[str, Any]:
+        """Units arrive as slots free. The first ones end at random, so that nothing goes in waves."""
+        numbers, kinds = random.Random(2), cycle(MIXES[mix])
+        arrived = finished = counted = decoded = steps = 0
+        began = ended = at = time.monotonic()
+        lead_s = seconds / 2  # prefill of the first units, which come together, is not counted
+        while ended - began < lead_s + seconds:
+            while arrived - finished < in_flight:
+                prompt, out = UNITS[next(kinds)]
+                out = numbers.randrange(1, out) if arrived < in_flight else out
+                self._add(f"{mix} {arrived}", numbers, prompt, out)
+                arrived += 1
+            done = [event for event in self.engine.step() if isinstance(event, Result)]
+            finished += len(done)
+            ended = time.monotonic()
+            if ended - began < lead_s:
+                counted, decoded, at = finished, self.engine.stats.decoded, ended
+                steps = self.engine.stats.steps
+        spent = ended - at
+        said = {
+            "case": f"steady_{mix}", "format": self.algo, "in_flight": self.engine.load.running,
+            "seconds": round(spent, 1), "finished_s": round((finished - counted) / spent, 2),
+            "decode_tok_s": round((self.engine.stats.decoded - decoded) / spent),
+            "step_ms": round(1000 * spent / max(1, self.engine.stats.steps - steps), 1),
+        }  # fmt: skip
+        for live in list(self.engine._live):
+            self.engine.abort(live)
+        while not self.engine.idle:
+            self.engine.step()
+        return said
+
+    def _add(self, id: str, numbers: random.Random, prompt: int, out: int) -> None:
+        ids = tuple(numbers.choices(range(1000, self.config.text.vocab_size), k=prompt))
+        sampling = SamplingParams(max_tokens=out, stop_ids=(), temperature=1.0, seed=numbers.getrandbits(32))
+        self.engine.add(self.engine.prepare(Request(id, ids, sampling)))
+
 
 def commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
@@ -191,20 +229,25 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=8, help="tokens for which a state is written once")
     parser.add_argument("--tokens", type=int, default=8192, help="of one step")
     parser.add_argument("--slots", type=int, default=512, help="sequences at most")
+    parser.add_argument("--steady", choices=MIXES, nargs="*", default=[], help="as the product runs")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each steady state that are counted")
+    parser.add_argument("--in-flight", type=int, default=400)
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     parser.add_argument("--eager", action="store_true", help="launch every kernel of every step")
     given = parser.parse_args()
     torch.manual_seed(0)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Python {platform.python_version()}, {commit()}")
     bench, rows = Bench(given.algo, given.window, given.tokens, given.slots, graphs=not given.eager), []
-    for name in given.case:
+    runs = [partial(bench.measure, name) for name in given.case]
+    runs += [partial(bench.steady, mix, given.seconds, given.in_flight) for mix in given.steady]
+    for run in runs:
         try:
-            rows.append(bench.measure(name))
+            rows.append(run())
             print(
                 "  " + ", ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None), flush=True
             )
         except (RuntimeError, torch.OutOfMemoryError) as error:
-            print(f"  {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            print(f"  {run.args}: {type(error).__name__}: {str(error)[:300]}", flush=True)
     if given.json:
         given.json.write_text(json.dumps({"gpu": torch.cuda.get_device_name(), "cases": rows}, indent=1) + "\n")
 
