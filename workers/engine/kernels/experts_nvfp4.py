@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.kernels.experts import experts
+from workers.engine.kernels.route import Routing
 
 BLOCK = 16  # columns that share a scale
 AT_ONCE = 16  # experts whose numbers lie in fp32 at one time
@@ -18,31 +19,31 @@ AT_ONCE = 16  # experts whose numbers lie in fp32 at one time
 
 def experts_nvfp4(
     x: Tensor,
-    chosen: Tensor,
-    weights: Tensor,
+    routing: Routing,
     up: Tensor,
     up_block_scale: Tensor,
     up_scale: Tensor,
     down: Tensor,
     down_block_scale: Tensor,
     down_scale: Tensor,
+    shared: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum over the chosen experts.
 
     Args:
         x: [T, D].
-        chosen: [T, k] int64 experts.
-        weights: [T, k] f32.
+        routing: [T, k] experts and their weights.
         up: [E, F, D / 2] bytes.
         down: [E, D, F / 2] bytes.
         up_block_scale, down_block_scale: [E, F, D / 16] and [E, D, F / 16] E4M3, row-major.
         up_scale, down_scale: [E] f32.
+        shared: [T, D], added to the sum.
 
     Returns:
         [T, D] of the dtype of x; added up in fp32.
     """
     whole_up = dequantised(up, up_block_scale, up_scale, x.dtype)
-    return experts(x, chosen, weights, whole_up, dequantised(down, down_block_scale, down_scale, x.dtype))
+    return experts(x, routing, whole_up, dequantised(down, down_block_scale, down_scale, x.dtype), shared)
 
 
 def dequantised(packed: Tensor, block_scale: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
