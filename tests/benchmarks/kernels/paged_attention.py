@@ -46,13 +46,9 @@ DECODE: dict[str, Options] = {
 }
 PREFILL: dict[str, Options] = {
     "default": {},
-    "q8t64s2": {"tile": 64, "stages": 2},
-    "q8t64s3": {"tile": 64, "stages": 3},
-    "q4t64w4": {"rows": 4, "tile": 64, "warps": 4, "stages": 2},
-    "d8t128": {"described": True},
-    "d8t64s3": {"described": True, "tile": 64, "stages": 3},
-    "d8t64s2": {"described": True, "tile": 64, "stages": 2},
-    "d4t64w4": {"described": True, "rows": 4, "tile": 64, "warps": 4, "stages": 2},
+    "t128s2": {"tile": 128, "stages": 2},
+    "t64s3": {"tile": 64, "stages": 3},
+    "r4t64w4": {"rows": 4, "tile": 64, "warps": 4, "stages": 2},
 }
 
 

@@ -15,7 +15,8 @@ if HAVE_TRITON:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
 E4M3 = torch.float8_e4m3fn
-ROWS, TILE, WARPS, STAGES = 8, 128, 8, 2  # query rows of a program, positions of one turn of its loop
+ROWS, WARPS = 8, 8  # query rows of a program
+TILES = {True: (128, 2), False: (64, 3)}  # positions of one turn of its loop, and stages; by whether the cache is E4M3
 
 
 def paged_prefill_kernel(
@@ -29,10 +30,9 @@ def paged_prefill_kernel(
     *,
     decodes: int,
     rows: int = ROWS,
-    tile: int = TILE,
+    tile: int | None = None,
     warps: int = WARPS,
-    stages: int = STAGES,
-    described: bool = False,
+    stages: int | None = None,
 ) -> None:
     """Writes `out` behind its first `decodes` rows. The arguments are those of `paged_attention`.
 
@@ -42,13 +42,14 @@ def paged_prefill_kernel(
     _, _, block, kv_heads, _ = cache.shape
     sequences = len(context_len) - decodes
     tiles = (tokens - decodes) // rows + sequences
-    tile = min(tile, block)
-    pages = TensorDescriptor.from_tensor(cache.view(-1, kv_heads, width), [tile, 1, width]) if described else cache
+    own_tile, own_stages = TILES[cache.dtype == E4M3]
+    tile = min(tile or own_tile, block)
+    pages = TensorDescriptor.from_tensor(cache.view(-1, kv_heads, width), [tile, 1, width])
     _prefill[(kv_heads, tiles)](
         queries, cache, pages, block_table[decodes:], query_start[decodes:], context_len[decodes:], scale, out,
         decodes, sequences, queries.stride(0), block_table.stride(0), width**-0.5,
         BLOCK=block, HK=kv_heads, GROUP=heads // kv_heads, W=width, E4M3=cache.dtype == E4M3,
-        DESCRIBED=described, BQ=rows, BN=tile, BS=256, STAGES=stages, num_warps=warps,
+        BQ=rows, BN=tile, BS=256, STAGES=stages or own_stages, num_warps=warps,
     )  # fmt: skip
 
 
@@ -76,7 +77,6 @@ def _prefill(
     GROUP: tl.constexpr,
     W: tl.constexpr,
     E4M3: tl.constexpr,
-    DESCRIBED: tl.constexpr,
     BQ: tl.constexpr,
     BN: tl.constexpr,
     BS: tl.constexpr,
@@ -119,11 +119,11 @@ def _prefill(
         end = before + tl.minimum(row + BQ, count)
         top, weight, total = _turns(
             query, cache, pages, head, blocks, inside, 0, seen_by_all, last, end, top, weight, total, factor,
-            BLOCK, POSITION, FORM, BN, DESCRIBED, False, STAGES,
+            BLOCK, POSITION, FORM, BN, False, STAGES,
         )  # fmt: skip
         top, weight, total = _turns(
             query, cache, pages, head, blocks, inside, seen_by_all, end, last, end, top, weight, total, factor,
-            BLOCK, POSITION, FORM, BN, False, True, 1,
+            BLOCK, POSITION, FORM, BN, True, 1,
         )  # fmt: skip
         mean = total * (value_scale / weight)[:, None]
         tl.store(out + (place * (HK * GROUP) + heads)[:, None] * W + across, mean.to(out.dtype.element_ty), mask=held)
@@ -149,7 +149,6 @@ def _turns(
     POSITION: tl.constexpr,
     FORM: tl.constexpr,
     BN: tl.constexpr,
-    DESCRIBED: tl.constexpr,
     EDGE: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -164,12 +163,9 @@ def _turns(
             known = (at + column < end)[:, None]
             key = tl.load(tile, mask=known, other=0.0)
             value = tl.load(tile + BLOCK * POSITION, mask=known, other=0.0)
-        elif DESCRIBED:
+        else:
             key = pages.load([place, head, 0]).reshape(BN, query.shape[1])
             value = pages.load([place + BLOCK, head, 0]).reshape(BN, query.shape[1])
-        else:
-            key = tl.load(tile)
-            value = tl.load(tile + BLOCK * POSITION)
         score = tl.dot(query, tl.trans(key.to(FORM)), input_precision="ieee")
         if EDGE:
             score = tl.where(at + column <= last[:, None], score, -float("inf"))

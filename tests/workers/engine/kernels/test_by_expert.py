@@ -1,16 +1,15 @@
 import pytest
 import torch
 
+from tests.workers.engine.kernels.needs import needs_triton
 from workers.engine.kernels.by_expert import (
     by_expert,
     by_expert_kernel,
     by_expert_ref,
     rows_by_expert,
 )
-from workers.engine.kernels.jit import HAVE_TRITON
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
-needs_triton = pytest.mark.skipif(not HAVE_TRITON, reason="Triton is not installed")
 
 
 def test_an_expert_that_nobody_chose_is_empty_in_the_sort() -> None:

@@ -3,18 +3,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.workers.engine.kernels.needs import needs_triton
 from workers.engine.checkpoint.formats import fp8_scale, quantise_fp8
 from workers.engine.kernels.by_expert import by_expert
 from workers.engine.kernels.experts import experts_kernel, experts_ref
 from workers.engine.kernels.experts_fp8 import experts_fp8_kernel, experts_fp8_ref
 from workers.engine.kernels.grouped_mm import TILES, Tile, grouped_down, grouped_up
-from workers.engine.kernels.jit import HAVE_TRITON
 from workers.engine.kernels.route import Routing
 from workers.engine.kernels.squared_relu import squared_relu_kernel, squared_relu_ref
 from workers.engine.kernels.weighted_sum import weighted_sum_kernel, weighted_sum_ref
 
 pytestmark = [
-    pytest.mark.skipif(not HAVE_TRITON, reason="Triton is not installed"),
+    needs_triton,
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # Triton's interpreter
 ]
 

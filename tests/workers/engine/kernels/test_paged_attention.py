@@ -2,9 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("triton", reason="kernels need Triton, which comes with an install for a GPU")
-
-from workers.engine.kernels.jit import kernels_run
+from tests.workers.engine.kernels.needs import needs_triton
 from workers.engine.kernels.kv_write import kv_write_kernel, kv_write_ref
 from workers.engine.kernels.paged_attention import paged_attention, paged_attention_ref
 from workers.engine.kernels.paged_decode import paged_decode_kernel
@@ -13,14 +11,10 @@ from workers.engine.kernels.paged_prefill import paged_prefill_kernel
 FP16, BF16, E4M3 = torch.float16, torch.bfloat16, torch.float8_e4m3fn
 HQ, HK = 32, 2
 
-# Triton's interpreter on a newer NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _runs(device: str) -> None:
-    if not kernels_run(torch.empty(0, device=device)):
-        pytest.skip("Triton was imported without its interpreter; run this folder alone")
+pytestmark = [
+    needs_triton,
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # Triton's interpreter
+]
 
 
 class Step:
@@ -111,11 +105,10 @@ def test_splits_sum_to_the_whole_and_do_not_know_their_neighbours(cached: torch.
     assert all(torch.equal(step.decode(slice(at, at + 1), split=32, tile=16)[0], got[at]) for at in (0, 3, 5))
 
 
-@pytest.mark.parametrize("described", [False, True], ids=["pointers", "descriptor"])
 @pytest.mark.parametrize("rows", [1, 4, 16])
-def test_tiles_of_a_prefill_cover_every_row(rows: int, described: bool, device: str) -> None:
+def test_tiles_of_a_prefill_cover_every_row(rows: int, device: str) -> None:
     step = small([(3, 0), (16, 16), (17, 18), (1, 47)], 0, FP16, device)
-    step.assert_close(step.prefill(rows=rows, tile=16, warps=4, described=described))
+    step.assert_close(step.prefill(rows=rows, tile=16, warps=4))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -142,12 +135,12 @@ def test_written_pages_are_the_references_bytes(cached: torch.dtype, device: str
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("scale", [1.0, 0.3])
-def test_codes_are_rounded_as_the_reference_rounds(scale: float) -> None:
+def test_codes_are_rounded_as_the_reference_rounds(scale: float, device: str) -> None:
     torch.manual_seed(0)
-    heads = torch.randn(1000, HQ + 2 * HK, 128, dtype=BF16, device="cuda") * 200
+    heads = torch.randn(1000, HQ + 2 * HK, 128, dtype=BF16, device=device) * 200
     heads[3, -4:] = torch.nan
-    pages = [torch.full((5, 2, 256, HK, 128), torch.nan, device="cuda").to(E4M3) for _ in range(2)]
-    slot, scales = torch.arange(1000, device="cuda"), torch.tensor([scale, 2 * scale], device="cuda")
+    pages = [torch.full((5, 2, 256, HK, 128), torch.nan, device=device).to(E4M3) for _ in range(2)]
+    slot, scales = torch.arange(1000, device=device), torch.tensor([scale, 2 * scale], device="cuda")
     for write, page in zip((kv_write_ref, kv_write_kernel), pages, strict=True):
         write(heads[:, HQ:-HK], heads[:, -HK:], page, slot, scales)
     assert torch.equal(*(page.view(torch.uint8) for page in pages))
@@ -155,7 +148,7 @@ def test_codes_are_rounded_as_the_reference_rounds(scale: float) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("cached", [BF16, E4M3], ids=["bf16", "e4m3"])
-def test_the_models_sizes_are_the_references(cached: torch.dtype) -> None:
+def test_the_models_sizes_are_the_references(cached: torch.dtype, device: str) -> None:
     parts = [(1, 0), (1, 255), (1, 1023), (1, 1024), (1, 9000), (7, 0), (129, 300), (1500, 0), (513, 2047)]
-    step = Step(parts, 5, dtype=BF16, cached=cached, width=128, block=256, device="cuda")
+    step = Step(parts, 5, dtype=BF16, cached=cached, width=128, block=256, device=device)
     step.assert_close(step(paged_attention))

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.engine.kernels.jit import HAVE_TRITON
+from tests.workers.engine.kernels.needs import needs_triton
 from workers.engine.kernels.route import choose_kernel, choose_ref, route, route_kernel, scores_kernel
 
 pytestmark = [
-    pytest.mark.skipif(not HAVE_TRITON, reason="Triton is not installed"),
+    needs_triton,
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # Triton's interpreter
 ]
 

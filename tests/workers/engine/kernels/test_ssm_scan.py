@@ -7,16 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.workers.engine.kernels.needs import needs_triton
 from tests.workers.engine.kernels.scan_in_bf16 import error, scan_in_bf16
-from workers.engine.kernels.jit import kernels_run
 from workers.engine.kernels.ssm_scan import ssm_scan, ssm_scan_ref
 from workers.engine.kernels.ssm_scan_kernel import ssm_scan_kernel
 
 pytestmark = [
-    pytest.mark.skipif(
-        not kernels_run(torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")),
-        reason="no Triton, or imported before TRITON_INTERPRET=1 was set",
-    ),
+    needs_triton,
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # the interpreter's own loops
 ]
 
