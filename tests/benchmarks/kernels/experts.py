@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.kernels.experts
     python -m tests.benchmarks.kernels.experts --only fp8 --tokens 256
+    python -m tests.benchmarks.kernels.experts --only nvfp4
 
 Weights of the model's size, uniform seeded routing. A time is that of one call in a graph of several with other tokens
 and other choices, so that no expert waits in the L2 from the call before. The floor is the larger of the bytes of the
@@ -23,6 +24,15 @@ from torch.nn import functional as F
 from workers.engine.kernels.by_expert import by_expert, rows_by_expert
 from workers.engine.kernels.experts import experts_grouped, experts_kernel, experts_ref
 from workers.engine.kernels.experts_fp8 import experts_fp8_grouped, experts_fp8_kernel, experts_fp8_ref
+from workers.engine.kernels.experts_nvfp4 import (
+    dequantised,
+    dequantised_ref,
+    experts_nvfp4_kernel,
+    grouped_nvfp4,
+    in_fourths,
+    repacked,
+)
+from workers.engine.kernels.experts_nvfp4 import tile_for as nvfp4_tile_for
 from workers.engine.kernels.grouped_mm import E4M3, Tile, grouped_down, grouped_up, tile_for
 from workers.engine.kernels.route import Routing, choose_ref, route_kernel
 from workers.engine.kernels.squared_relu import squared_relu
@@ -54,8 +64,8 @@ CANDIDATES = {
     },
 }  # fmt: skip
 LAYERS = {
-    E4M3: (1, 8, 32, 128, 256, 400, 1024, 1900, 4096, 16384),
-    torch.bfloat16: (1, 32, 128, 256, 1024, 1900, 16384),
+    E4M3: (1, 8, 32, 256, 400, 1024, 1900, 4096, 16384),
+    torch.bfloat16: (1, 32, 256, 1024, 1900, 16384),
 }
 
 
@@ -300,6 +310,73 @@ def layers(layer: Layer, counts: Iterable[int]) -> list[str]:
     return lines
 
 
+NVFP4_TILES = {
+    1: [(16, 64, 64, 4, 6), (16, 128, 64, 8, 4)],
+    256: [(16, 64, 64, 4, 4), (16, 128, 64, 4, 4), (16, 128, 64, 8, 4), (32, 64, 64, 4, 4), (32, 128, 64, 8, 3)],
+}
+
+
+def nvfp4(counts: list[int]) -> list[str]:
+    """Row-major block scales, then repacked ones; then all codes into numbers and the path of bf16 with many rows."""
+    torch.manual_seed(0)
+    stacks = []
+    for out, into in ((INNER, D), (D, INNER)):
+        codes = torch.randint(0, 256, (EXPERTS, out, into // 2), dtype=torch.uint8, device="cuda")
+        block = torch.randint(0x30, 0x40, (EXPERTS, out, into // 16), dtype=torch.uint8, device="cuda").view(E4M3)
+        stacks.append((codes, block, torch.full((EXPERTS,), 0.3 / into**0.5, device="cuda")))
+    packed = [(codes, repacked(block), scale) for codes, block, scale in stacks]
+    numbers = Layer(*(dequantised(*stack, torch.bfloat16) for stack in stacks))
+
+    tokens = Tokens.drawn(256, numbers, 99)
+    exact_stacks = [dequantised_ref(*stack, torch.float32) for stack in stacks]
+    assert all(
+        error(mine, theirs) < 3e-3 for mine, theirs in zip((numbers.up, numbers.down), exact_stacks, strict=True)
+    ), "codes are turned into other numbers"
+    exact = experts_ref(tokens.x.float(), tokens.routing, *exact_stacks, tokens.shared.float())
+    torch_error = error(before(numbers, tokens), exact)
+    errors = [
+        error(experts_nvfp4_kernel(tokens.x, tokens.routing, *two[0], *two[1], tokens.shared), exact)
+        for two in (stacks, packed)
+    ]
+    print(f"nvfp4 T 256: before {torch_error:.2e}, row-major and repacked {errors}")
+    assert max(errors) < 2 * torch_error + 1e-4, "wrong"
+    del exact, exact_stacks
+
+    def whole(tokens: Tokens) -> Tensor:
+        layer = Layer(*(dequantised(*stack, torch.bfloat16) for stack in stacks))
+        return layer.all_of(tokens, experts_grouped)
+
+    lines = []
+    for count in counts:
+        batch = [Tokens.drawn(count, numbers, seed) for seed in range(12 if count <= 8 else 3)]
+        touched = len(batch[0].routing.experts.unique())
+        floor = max(touched * 2 * D * INNER * 9 / 16 / BANDWIDTH, 4 * count * TOP_K * D * INNER / PEAK[torch.bfloat16])
+        times = []
+        for two in (stacks, packed):
+            calls = [partial(experts_nvfp4_kernel, t.x, t.routing, *two[0], *two[1], t.shared) for t in batch]
+            times.append(number(attempt(partial(time_us, calls)), floor))
+        times.append(number(attempt(partial(time_us, [partial(whole, batch[0])])), floor))
+        lines.append(
+            f"nvfp4 T {count:5} {touched} exp floor {1e6 * floor:6.1f} row-major {times[0]} repacked {times[1]} "
+            f"as numbers {times[2]}"
+        )
+        sort = [by_expert(t.routing.experts, EXPERTS) for t in batch]
+        rows = [in_fourths(t.x) for t in batch]
+        hidden = [grouped_nvfp4(x, *stacks[0], s, TOP_K) for x, s in zip(rows, sort, strict=True)]
+        chosen = nvfp4_tile_for(count * TOP_K, EXPERTS)
+        tried = [chosen, *(Tile(*one) for one in NVFP4_TILES[count])] if count in NVFP4_TILES else []
+        for tile in dict.fromkeys(tried):
+            times = []
+            for two in (stacks, packed):
+                up = [partial(grouped_nvfp4, x, *two[0], s, TOP_K, tile) for x, s in zip(rows, sort, strict=True)]
+                down = [partial(grouped_nvfp4, h, *two[1], s, 0, tile) for h, s in zip(hidden, sort, strict=True)]
+                times += [number(attempt(partial(time_us, each)), floor / 2) for each in (up, down)]
+            mark = "*" if tile == chosen else " "
+            shape = f"{tile.rows:3}x{tile.cols:3} w{tile.warps} s{tile.stages}"
+            lines.append(f"nvfp4 T {count:5} {mark}{shape} row-major up, down, repacked up, down {' '.join(times)}")
+    return lines
+
+
 def parts(layer: Layer, counts: Iterable[int]) -> list[str]:
     weight, bias = gate()
     lines = []
@@ -325,7 +402,7 @@ def parts(layer: Layer, counts: Iterable[int]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["fp8", "bf16"])
+    parser.add_argument("--only", choices=["fp8", "bf16", "nvfp4"])
     parser.add_argument("--tokens", type=int, nargs="*", help="numbers of tokens; all of the tables without it")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, triton {triton.__version__}, {torch.cuda.get_device_name()}")
@@ -341,9 +418,12 @@ def main() -> None:
             check(layer, wanted((1, 40, 256, 1900)) or [256])
             lines += layers(layer, wanted(LAYERS[dtype]))
             lines += tiles(layer, wanted(CANDIDATES[dtype]))
-            lines += parts(layer, wanted((1, 32, 256, 1900, 16384)))
+            if dtype == E4M3:
+                lines += parts(layer, wanted((1, 32, 256, 1900, 16384)))
             del layer
             torch.cuda.empty_cache()
+    if arguments.only == "nvfp4":
+        lines += nvfp4(wanted((1, 32, 256, 512, 1024, 1900)))
     print("shares are of the floor of a whole layer, or of half of it for up and for down; * is the tile of the table")
     print("\n".join(lines))
 

@@ -13,7 +13,16 @@ from workers.engine.checkpoint.formats import (
 )
 from workers.engine.kernels.experts import experts, experts_grouped, experts_ref
 from workers.engine.kernels.experts_fp8 import experts_fp8
-from workers.engine.kernels.experts_nvfp4 import experts_nvfp4, halves
+from workers.engine.kernels.experts_nvfp4 import (
+    dequantised_kernel,
+    dequantised_ref,
+    experts_nvfp4,
+    experts_nvfp4_kernel,
+    halves,
+    in_fourths,
+    repacked,
+)
+from workers.engine.kernels.jit import HAVE_TRITON
 from workers.engine.kernels.route import Routing, route
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
@@ -108,3 +117,41 @@ def test_a_router_in_bf16_chooses_as_in_fp32() -> None:
     assert torch.equal(chosen, exact)
     rounded = (x @ weight.t()).float().topk(6).indices.sort().values
     assert not torch.equal(rounded, exact)  # what a router whose logits pass through bf16 would do
+
+
+def in_nvfp4(experts: int, out: int, width: int, device: str) -> list[Tensor]:
+    stack = torch.randn(experts, out, width) / width**0.5
+    return [torch.stack(part).to(device) for part in zip(*map(quantise_nvfp4, stack), strict=True)]
+
+
+@pytest.mark.skipif(not HAVE_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize("layout", ["row-major", "repacked"])
+def test_the_kernel_turns_codes_into_the_numbers_of_torch(layout: str, device: str) -> None:
+    torch.manual_seed(0)
+    packed, block_scale, scale = in_nvfp4(3, 5, 192, device)
+    laid_out = repacked(block_scale) if layout == "repacked" else block_scale
+    expected = dequantised_ref(packed, block_scale, scale, torch.float32)
+    assert torch.equal(dequantised_ref(packed, laid_out, scale, torch.float32), expected)
+    assert torch.allclose(dequantised_kernel(packed, laid_out, scale, torch.float32), expected, rtol=1e-6)
+
+
+def test_fourths_are_every_fourth_column_of_a_half_word() -> None:
+    assert in_fourths(torch.arange(16)[None]).tolist() == [[0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("layout", ["row-major", "repacked"])
+@pytest.mark.parametrize("tokens", [1, 33, 256, 700])
+def test_nvfp4_experts_of_the_models_size_err_at_most_twice_as_torch(tokens: int, layout: str) -> None:
+    torch.manual_seed(tokens)
+    up, down = in_nvfp4(16, 1856, 2688, "cuda"), in_nvfp4(16, 2688, 1856, "cuda")
+    x = torch.randn(tokens, 2688, device="cuda").bfloat16()
+    chosen = torch.rand(tokens, 16, device="cuda").topk(6).indices.int()
+    routing = Routing(chosen, torch.rand(tokens, 6, device="cuda"))
+    exact = experts_ref(x.float(), routing, *(dequantised_ref(*stack, torch.float32) for stack in (up, down)))
+    theirs = experts_ref(x, routing, *(dequantised_ref(*stack, torch.bfloat16) for stack in (up, down)))
+    if layout == "repacked":
+        up[1], down[1] = repacked(up[1]), repacked(down[1])
+    got = experts_nvfp4_kernel(x, routing, *up, *down)
+    assert (got - exact).norm() < 2 * (theirs - exact).norm()
