@@ -29,8 +29,6 @@ from workers.engine.template import ChatOptions
 from workers.engine.tokenizer import END_IMAGE, Tokenizer
 from workers.engine.tools import Tool
 
-MARKED = 3  # tokens of an image of one row: <img>, the row, </img>
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
@@ -55,11 +53,13 @@ class Ask:
 class Composer:
     """Any thread."""
 
-    def __init__(self, config: OmniConfig, tokenizer: Tokenizer, context: int) -> None:
+    def __init__(self, config: OmniConfig, tokenizer: Tokenizer, context: int, *, pin: bool = False) -> None:
         """
         Args:
             context: positions that the engine grants one sequence.
+            pin: as in `media_of`.
         """
+        self._pin = pin
         self._config, self._tokenizer, self._context = config, tokenizer, context
         self._end_image = tokenizer.control(END_IMAGE)
 
@@ -85,7 +85,7 @@ class Composer:
             id=ask.id,
             prompt_ids=prompt.ids,
             sampling=ask.sampling,
-            media=media_of(self._config, prompt, ready, self._end_image),
+            media=media_of(self._config, prompt, ready, self._end_image, pin=self._pin),
             thinking=prompt.thinking,
             logprobs=ask.logprobs,
             deadline_s=ask.deadline_s,
@@ -104,11 +104,15 @@ class Composer:
         counted = [Expansion((1,)) if one is None else one.expansion for one in prepared]
         prompt = build_prompt(self._tokenizer, ask.messages, counted, ask.tools, ask.options)
         vision = self._config.vision
-        return image_grids(
-            sizes_px,
-            text_tokens=len(prompt.ids) - MARKED * len(sizes_px),
-            context=self._context - ask.sampling.max_tokens,
-            least=vision.min_num_patches,
-            most=vision.max_num_patches,
-            patch_px=vision.patch_size,
-        )
+        try:
+            return image_grids(
+                sizes_px,
+                # All but a row of each image: its marks take room as text does.
+                text_tokens=len(prompt.ids) - len(sizes_px),
+                context=self._context - ask.sampling.max_tokens,
+                least=vision.min_num_patches,
+                most=vision.max_num_patches,
+                patch_px=vision.patch_size,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error

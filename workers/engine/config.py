@@ -34,8 +34,9 @@ TEXT_ONLY = {
     "tie_word_embeddings": False, "attention_bias": False, "sliding_window": None, "use_conv_bias": True,
     "mamba_proj_bias": False, "mamba_hidden_act": "silu", "mlp_hidden_act": "relu2", "mlp_bias": False,
     "use_bias": False, "n_shared_experts": 1, "residual_in_fp32": False, "moe_latent_size": None,
-    "num_nextn_predict_layers": 0,
+    "num_nextn_predict_layers": 0, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
+UNBOUND = 1e29  # an upper limit of a time step from here on limits nothing
 TOP_ONLY = {"ps_version": "v2", "downsample_ratio": 0.5}
 
 
@@ -70,8 +71,6 @@ class TextConfig:
     moe_shared_expert_intermediate_size: int
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 1.0
-    n_group: int = 1
-    topk_group: int = 1
     time_step_limit: tuple[float, float] = (0.0, float("inf"))
     layer_norm_epsilon: float = 1e-5
     bos_token_id: int = 1
@@ -228,7 +227,9 @@ def _text(raw: dict[str, Any]) -> TextConfig:
         raise mismatch(f"{at}/num_hidden_layers", expected, raw["num_hidden_layers"])
     divides(at, "num_attention_heads", text.num_attention_heads, "num_key_value_heads", text.num_key_value_heads)
     divides(at, "mamba_num_heads", text.mamba_num_heads, "n_groups", text.n_groups)
-    divides(at, "n_routed_experts", text.n_routed_experts, "n_group", text.n_group)
+    least, most = text.time_step_limit
+    if least > 0 or most < UNBOUND:
+        raise mismatch(f"{at}/time_step_limit", "steps without limits, [0.0, 1e30]", raw["time_step_limit"])
     if text.num_experts_per_tok > text.n_routed_experts:
         raise mismatch(f"{at}/num_experts_per_tok", f"at most {text.n_routed_experts}", text.num_experts_per_tok)
     return text

@@ -1,8 +1,8 @@
 """Encoder passes, and their rows in the embedding pool.
 
 A pass writes the rows of its part; the last one of a pruned video then chooses among all of them and moves those that
-stay to the front. Pixels become patches here, on the device. Nothing waits for the device: the counts of the choice
-come back as a tensor.
+stay to the front. Pixels become patches here, on the device. Nothing waits for the device: features come in pinned
+memory, and the counts of the choice go back as a tensor.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from workers.engine.config import OmniConfig
 from workers.engine.features.evs import choose
 from workers.engine.features.grids import Grid
 from workers.engine.features.mel import Mel
-from workers.engine.features.pixels import TUBELET, patches, resize, tubelets
+from workers.engine.features.pixels import TUBELET, normalise, patches, resize, tubelets
 from workers.engine.plan import Pass
 
 
@@ -37,6 +37,10 @@ class Picture:
     pixels: Tensor
     grid: Grid
 
+    def pinned(self) -> "Picture":
+        """In memory from which a copy to the card makes nobody wait."""
+        return Picture(self.pixels.pin_memory(), self.grid)
+
 
 @dataclass(frozen=True, slots=True)
 class Frames:
@@ -44,6 +48,10 @@ class Frames:
 
     pixels: Tensor
     grid: Grid
+
+    def pinned(self) -> "Frames":
+        """As `Picture.pinned`."""
+        return Frames(self.pixels.pin_memory(), self.grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ class Embeddings:
     def _shown(self, pixels: Tensor, grid: Grid) -> Tensor:
         """Resized and normalised."""
         there = pixels.to(self._pool.device, non_blocking=True)
-        return (resize(there, grid.size_px(self._look.patch_px)) / 255.0 - self._mean) / self._std
+        return normalise(resize(there, grid.size_px(self._look.patch_px)), self._mean, self._std)
 
     def _rows(self, one: Pass) -> Tensor:
         """[rows of the item] int64, its places in the pool in order."""

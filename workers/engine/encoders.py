@@ -6,13 +6,13 @@ Source: spec 1.3, 1.4, 12.1.
 from dataclasses import dataclass
 from typing import Any
 
-from workers.engine.sections import demand, divides, read, section
+from workers.engine.sections import demand, divides, mismatch, read, section
 
 # What the one value of a key must be; another one means another model.
 VISION_ONLY = {"vitdet_window_size": None, "separate_video_embedder": True}
 SOUND_ONLY = {
     "convolution_bias": False, "projection_bias": False, "attention_bias": False, "scale_input": False,
-    "subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2,
+    "subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2, "subsampling_factor": 8, "sampling_rate": 16_000,
 }  # fmt: skip
 
 # Sizes that follow from the name of a timm model: width, layers, heads, MLP over width.
@@ -78,7 +78,6 @@ class SoundConfig:
     subsampling_factor: int
     num_mel_bins: int
     projection_hidden_size: int
-    sampling_rate: int = 16_000
 
     @property
     def head_dim(self) -> int:
@@ -126,8 +125,9 @@ def read_sound(raw: dict[str, Any]) -> SoundConfig:
     """From `sound_config`."""
     at = "/sound_config"
     demand(raw, SOUND_ONLY, at)
-    demand(raw, {"subsampling_factor": 8}, at)
     sound = read(SoundConfig, raw, at)
     divides(at, "hidden_size", sound.hidden_size, "num_attention_heads", sound.num_attention_heads)
+    if sound.conv_kernel_size % 2 == 0:
+        raise mismatch(f"{at}/conv_kernel_size", "an odd number, as many taps before as behind", sound.conv_kernel_size)
     divides(at, "num_mel_bins", sound.num_mel_bins, "subsampling_factor", sound.subsampling_factor)
     return sound

@@ -62,7 +62,7 @@ class Engine:
         self._placeholders = frozenset(placeholders)
         self._entering, self._clock = entering, clock
         self._live: dict[str, Live] = {}
-        self._deadlines: list[tuple[float, int, Sequence]] = []
+        self._deadlines: list[tuple[float, int, str]] = []  # with the arrival: names only, for requests hold media
         self._pending: Handle | None = None
         self._events: list[Event] = []
         self._arrivals = 0
@@ -77,7 +77,8 @@ class Engine:
     @property
     def load(self) -> Load:
         memory, running = self._scheduler.memory, len(self._scheduler.running)
-        return Load(running, len(self._live) - running, memory.slots.free, memory.blocks.free, memory.pages.free)
+        waiting = max(0, len(self._live) - running)  # read from any thread, between two changes of a step
+        return Load(running, waiting, memory.slots.free, memory.blocks.free, memory.pages.free)
 
     def prepare(self, request: Request) -> Live:
         """What `add` takes. May be called from any thread, and may take a second where there is a schema.
@@ -111,7 +112,7 @@ class Engine:
         self._scheduler.add(sequence)
         self._live[sequence.id] = live
         if (deadline_s := sequence.request.deadline_s) is not None:
-            heappush(self._deadlines, (deadline_s, sequence.arrival, sequence))
+            heappush(self._deadlines, (deadline_s, sequence.arrival, sequence.id))
 
     def abort(self, id: str) -> None:
         """Ends a request with what it has. An id that is not in the engine is no error."""
@@ -214,9 +215,10 @@ class Engine:
 
     def _expire(self) -> None:
         while self._deadlines and self._deadlines[0][0] <= self._clock():
-            sequence = heappop(self._deadlines)[2]
-            if sequence.ended is None:
-                self._end(self._live[sequence.id], FinishReason.DEADLINE)
+            _, arrival, id = heappop(self._deadlines)
+            live = self._live.get(id)
+            if live is not None and live.sequence.arrival == arrival:  # not a later one of that name
+                self._end(live, FinishReason.DEADLINE)
 
     def _end(
         self, live: Live, reason: FinishReason, stopped_by: int | str | None = None, error: Exception | None = None

@@ -12,7 +12,7 @@ Source: llguidance 1.9, docs/json_schema.md; it refuses what it cannot guarantee
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -91,7 +91,6 @@ class Constraint:
         self._starts_after = starts_after
         self.active = starts_after is None
         """Whether the next token is constrained; before the end of the thought it is not."""
-        self._undo: Callable[[], object] = _nothing
 
     @property
     def is_done(self) -> bool:
@@ -109,22 +108,12 @@ class Constraint:
         Returns:
             False where the grammar does not allow it; nothing has changed then.
         """
-        self._undo = _nothing
         if not self.active:
-            if id == self._starts_after:
-                self.active, self._undo = True, self._sleep
+            self.active = id == self._starts_after
             return True
         if self._matcher.is_stopped():
-            return True  # a stop id after the end, or what a step launched before the end was seen
-        if self._matcher.try_consume_tokens([id]) == 0:
-            return False
-        self._undo = lambda: self._matcher.rollback(1)
-        return True
-
-    def rollback(self) -> None:
-        """Takes back the last `advance`, once: a stop is seen one step late."""
-        self._undo()
-        self._undo = _nothing
+            return True  # a stop id after the end
+        return self._matcher.try_consume_tokens([id]) > 0
 
     def fill(self, masks: Tensor, row: int) -> None:
         """Writes the mask of the next token into a row of [rows, ceil(vocab / 32)] int32 on the host."""
@@ -134,22 +123,17 @@ class Constraint:
         else:
             masks[row].fill_(-1)
 
-    def _sleep(self) -> None:
-        self.active = False
-
 
 class MaskRows:
-    """Host memory for the masks of a step, pinned where there is a GPU, and their tensor of fixed address there."""
+    """Host memory for the masks of a step, pinned where there is a GPU, and their tensor of fixed address there.
+
+    A row is written by `Constraint.fill` once the masks of the step before have been used.
+    """
 
     def __init__(self, rows: int, vocab_size: int, device: torch.device | str = "cpu") -> None:
         pinned = torch.device(device).type == "cuda"
         self.host = torch.full((rows, -(-vocab_size // 32)), -1, dtype=torch.int32, pin_memory=pinned)
         self._device = self.host.to(device, copy=True)
-
-    def fill(self, constraints: Sequence[Constraint]) -> None:
-        """One row for each, in order. The memory is that of the step before: its masks must have been used."""
-        for row, constraint in enumerate(constraints):
-            constraint.fill(self.host, row)
 
     def send(self, rows: int) -> Tensor:
         """The first `rows` rows on the device: [rows, ceil(vocab / 32)] int32; queued on the current stream."""
@@ -170,7 +154,3 @@ def _unspeakable(tokenizer: Tokenizer) -> str:
     vocab = raw["model"]["vocab"]
     raw["model"]["vocab"] = {f"\0{id}\0" if id in ids else token: id for token, id in vocab.items()}
     return json.dumps(raw)
-
-
-def _nothing() -> None:
-    pass

@@ -6,7 +6,7 @@ Pixels stay bytes here; they are resized and normalised beside the encoder, on i
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -85,10 +85,10 @@ def prepare_video(config: OmniConfig, video: Video, rate: float) -> Prepared:
     Args:
         rate: share of the rows to drop; 0 keeps all.
     """
-    vision = config.vision
+    vision, frames = config.vision, _pixels(video.frames, 4)
     grid = video_grid(config, video)
-    parts = tuple(_tubelets(config, _pixels(video.frames, 4), grid))
-    tubelets = -(-len(video.frames) // vision.video_temporal_patch_size)
+    parts = tuple(_tubelets(config, frames, grid))
+    tubelets = -(-len(frames) // vision.video_temporal_patch_size)
     counts = (grid.tokens,) * tubelets
     if rate:
         # As if all that stays were in the first; the rest is known when the tower has run.
@@ -97,7 +97,7 @@ def prepare_video(config: OmniConfig, video: Video, rate: float) -> Prepared:
     return Prepared(
         Expansion(
             counts,
-            tuple(labels(len(video.frames), video.seconds, vision.video_temporal_patch_size)),
+            tuple(labels(len(frames), video.seconds, vision.video_temporal_patch_size)),
             sum(part.rows for part in heard),
         ),
         {MediaKind.VIDEO: parts, MediaKind.SOUND: heard},
@@ -113,25 +113,38 @@ def video_grid(config: OmniConfig, video: Video) -> Grid:
     return square_grid(target=target)
 
 
-def media_of(config: OmniConfig, prompt: Prompt, prepared: Sequence[Prepared], end_image: int) -> tuple[Media, ...]:
+def media_of(
+    config: OmniConfig, prompt: Prompt, prepared: Sequence[Prepared], end_image: int, *, pin: bool = False
+) -> tuple[Media, ...]:
     """The media of a prompt, in the order of their placeholders.
 
     Args:
         end_image: id of `</img>`.
+        pin: features are to lie in pinned memory: from any other the engine's thread would wait for the card.
+
+    Raises:
+        UsageError: a medium of another kind than its message says.
     """
     found = dict.fromkeys((slot.index, slot.kind) for slot in prompt.slots)
-    return tuple(_medium(config, prompt, index, kind, prepared[index], end_image) for index, kind in found)
+    media = (_medium(config, prompt, index, kind, prepared[index], end_image) for index, kind in found)
+    return tuple(_pinned(medium) if pin else medium for medium in media)
 
 
 def _medium(
     config: OmniConfig, prompt: Prompt, index: int, kind: MediaKind, prepared: Prepared, end_image: int
 ) -> Media:
+    if kind not in prepared.parts:
+        raise UsageError(f"medium {index}: expected {kind}, got {next(iter(prepared.parts))}")
     tokens = sum(slot.length for slot in prompt.slots if (slot.index, slot.kind) == (index, kind))
     placeholder = config.sound_context_token_id if kind is MediaKind.SOUND else config.img_context_token_id
     pruning = None
     if kind is MediaKind.VIDEO and prepared.rate:
         pruning = Pruning(prepared.rate, *prompt.tubelet_heads(index), (end_image,))
     return Media(kind, placeholder, prepared.parts[kind], tokens, pruning)
+
+
+def _pinned(medium: Media) -> Media:
+    return replace(medium, parts=tuple(replace(part, features=part.features.pinned()) for part in medium.parts))
 
 
 def _tubelets(config: OmniConfig, frames: Tensor, grid: Grid) -> Iterator[Part]:

@@ -4,6 +4,7 @@ A prompt is token ids in which every embedding row of a media item has its place
 messages and canonical media.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -93,7 +94,7 @@ class Request:
         deadline_s: when to give up, on the clock of the engine (`time.monotonic`).
 
     Raises:
-        UsageError: an empty prompt, or placeholders that do not match the media.
+        UsageError: an empty prompt, media of another number of tokens than rows, or a deadline that is no number.
     """
 
     id: str
@@ -107,6 +108,8 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise UsageError("expected a prompt of at least one token, got none")
+        if self.deadline_s is not None and math.isnan(self.deadline_s):
+            raise UsageError("expected a deadline in seconds, got NaN")
         for item in self.media:
             if item.tokens < 1 or (item.tokens != item.rows and item.pruning is None) or item.tokens > item.rows:
                 raise UsageError(f"expected as many tokens as rows of {item.kind}, got {item.tokens} of {item.rows}")

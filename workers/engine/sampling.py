@@ -45,7 +45,6 @@ class SamplingParams:
         thinking_budget: tokens of thought after which it is ended at the next line break; None never ends it.
         thinking_grace: tokens beyond the budget after which it is ended wherever it is.
         json_schema: the answer (after the thoughts) is JSON of this schema.
-        logprobs: what the model gave each token is wanted too.
 
     Raises:
         UsageError: a value outside its range; `pointer` names the field.
@@ -61,7 +60,6 @@ class SamplingParams:
     thinking_budget: int | None = None
     thinking_grace: int = 0
     json_schema: Mapping[str, Any] | None = None
-    logprobs: bool = False
 
     def __post_init__(self) -> None:
         _number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)

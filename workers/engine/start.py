@@ -22,8 +22,10 @@ from workers.engine.model.omni import OmniModel
 from workers.engine.output import Outputs
 from workers.engine.prefetch import Prefetch
 from workers.engine.runner import Runner, limits_of
+from workers.engine.sampling import STOP_IDS
 from workers.engine.scheduler import Budgets, Scheduler
-from workers.engine.tokenizer import Tokenizer
+from workers.engine.sections import ConfigError, mismatch
+from workers.engine.tokenizer import EOS, IM_END, IMAGE, SOUND, Tokenizer
 
 CPU_BYTES = 2 << 30  # of states on a machine without a GPU
 GRAPH_BYTES = 1 << 30  # graphs of decoding steps, and what the allocator cannot use
@@ -66,10 +68,12 @@ def start(
 
     Raises:
         CheckpointError: the directory does not hold the model.
+        ConfigError: its configuration cannot be meant, or its tokenizer is that of another model.
         ValueError: no sequence fits beside the weights.
     """
     checkpoint, tokenizer = Checkpoint.open(path), Tokenizer.load(path)
     config = checkpoint.config
+    _check_ids(config, tokenizer)
     model = OmniModel.load(Weights(checkpoint, device))
     budgets = budgets or (GPU if on_card(device) else CPU)
     budgets = replace(budgets, context=min(budgets.context, config.text.max_position_embeddings))
@@ -85,7 +89,7 @@ def start(
         most_slots=most_slots,
     )
     loop = Loop(build(config, model, tokenizer, memory, budgets, device=device, entering=entering))
-    composer = Composer(config, tokenizer, budgets.context)
+    composer = Composer(config, tokenizer, budgets.context, pin=device.startswith("cuda"))
     return Running(config, tokenizer, checkpoint.digest, loop, Prefetch(composer, loop))
 
 
@@ -117,6 +121,19 @@ def build(
         placeholders=(config.img_context_token_id, config.sound_context_token_id),
         entering=entering,
     )
+
+
+def _check_ids(config: OmniConfig, tokenizer: Tokenizer) -> None:
+    """Who means an id by its number means the same token as who means it by its name."""
+    media = {IMAGE: config.img_context_token_id, SOUND: config.sound_context_token_id}
+    for name, id in (media | dict(zip((EOS, IM_END), STOP_IDS, strict=True))).items():
+        if tokenizer.control(name) != id:
+            raise ConfigError(f"tokenizer.json: expected {name} to be {id}, got {tokenizer.control(name)}")
+    if tokenizer.vocab_size > (limit := config.text.vocab_size):
+        raise ConfigError(f"tokenizer.json: expected ids below vocab_size = {limit}, got {tokenizer.vocab_size - 1}")
+    if not set(config.generation.eos_token_id) <= set(STOP_IDS):
+        expected = f"some of {', '.join(map(str, STOP_IDS))}"
+        raise mismatch("/eos_token_id", expected, config.generation.eos_token_id)
 
 
 def _kv_dtype(config: OmniConfig) -> torch.dtype | None:

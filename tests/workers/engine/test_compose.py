@@ -1,6 +1,6 @@
 """A conversation with media into one request."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from omni_jobs.errors import UsageError
 from tests.workers.engine.tiny import make_ask, tiny_config, tokenizer
 from workers.engine.compose import Composer
 from workers.engine.media import Image, Sound, Video
+from workers.engine.messages import Medium, Message, Role
 from workers.engine.request import MediaKind, Request
 from workers.engine.sequence import Sequence
 
@@ -60,6 +61,29 @@ def test_pictures_share_what_the_context_leaves() -> None:
     assert len(compose(*[picture(64, 64)] * 3, context=60).prompt_ids) <= 60
 
 
+def test_for_a_card_every_feature_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[int] = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        pinned.append(copy.data_ptr())
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    film = Video(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), None, Sound(torch.zeros(3000)))
+    ask = make_ask("r", "x", picture(8, 8), film, Sound(torch.zeros(3000)))
+    for pin in (False, True):
+        request = Composer(tiny_config(), tokenizer(), 240, pin=pin).compose(ask)
+        features = [part.features for item in request.media for part in item.parts]
+        tensors = [one for each in features for one in vars_of(each) if isinstance(one, torch.Tensor)]
+        assert len(tensors) == 2 + 2 * 2
+        assert [one.data_ptr() for one in tensors] == pinned if pin else not pinned
+
+
+def vars_of(features) -> list:
+    return [getattr(features, one.name) for one in fields(features)]
+
+
 def test_a_thought_that_the_prompt_opens_is_said() -> None:
     assert compose(thinking=True).thinking
     assert not compose(thinking=False).thinking
@@ -68,3 +92,27 @@ def test_a_thought_that_the_prompt_opens_is_said() -> None:
 def test_a_rate_that_keeps_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="expected a pruning rate of at least 0 and below 1, got 1"):
         Composer(tiny_config(), tokenizer(), 240).compose(replace(make_ask("r", "x"), pruning_rate=1.0))
+
+
+def test_many_pictures_leave_room_for_their_marks() -> None:
+    request = compose(*[picture(32, 32)] * 13, context=277)
+    assert len(request.prompt_ids) + request.sampling.max_tokens <= 277
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "message"),
+    [(10, 20_000, "expected sides that 64 patches can show, got 10 x 20000 pixels"), (0, 9, "at least 1 x 1 pixels")],
+)
+def test_a_picture_that_cannot_be_shown_is_refused_as_what_was_asked(height: int, width: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        compose(picture(height, width))
+
+
+@pytest.mark.parametrize(
+    ("kind", "medium", "got"),
+    [(MediaKind.IMAGE, Sound(torch.zeros(3000)), "sound"), (MediaKind.SOUND, picture(8, 8), "image")],
+)
+def test_a_medium_of_another_kind_than_its_message_says_is_refused(kind: MediaKind, medium, got: str) -> None:
+    ask = replace(make_ask("r", "x", medium), messages=[Message(Role.USER, "x", (Medium(kind, ""),))])
+    with pytest.raises(UsageError, match=f"medium 0: expected {kind}, got {got}"):
+        Composer(tiny_config(), tokenizer(), 240).compose(ask)

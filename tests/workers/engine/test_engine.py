@@ -1,5 +1,7 @@
 """The engine over a fake model: what it answers, how it ends, how it fails."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -174,6 +176,22 @@ def test_a_deadline_ends_who_runs_and_who_waits() -> None:
     assert results["waits"].finish_reason is FinishReason.DEADLINE
     assert results["waits"].ids == ()
     assert results["later"].finish_reason is FinishReason.LENGTH
+
+
+def test_a_deadline_of_one_that_ended_neither_keeps_its_media_nor_ends_a_later_one_of_its_name() -> None:
+    rig, early = make_rig(), replace(make_request("a", images=(3,)), deadline_s=5.0)
+    pixels = weakref.ref(early.media[0].parts[0].features.pixels)
+    assert rig.run(early)["a"].finish_reason is FinishReason.LENGTH
+    del early
+    gc.collect()
+    assert pixels() is None
+    rig.now[0] = 5.0
+    assert rig.run(replace(make_request("a"), deadline_s=9.0))["a"].finish_reason is FinishReason.LENGTH
+
+
+def test_a_deadline_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected a deadline in seconds, got NaN"):
+        replace(make_request(), deadline_s=float("nan"))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ import torch
 from omni_jobs.errors import UsageError
 from tests.workers.engine.tiny import alone, make_ask, make_tiny_rig, tiny_config, tokenizer
 from workers.engine.compose import Ask, Composer
+from workers.engine.errors import EngineClosed
+from workers.engine.live import Live
 from workers.engine.loop import Loop
 from workers.engine.media import Image
 from workers.engine.prefetch import Prefetch
-from workers.engine.request import FinishReason
+from workers.engine.request import FinishReason, Request
 
 SOON_S = 60.0
 
@@ -76,3 +78,45 @@ def test_closing_drops_what_was_not_composed(prefetch: Prefetch) -> None:
     threading.Timer(0.05, lambda: [may.set() for _, _, may in asks]).start()
     prefetch.close()
     assert {one.result(SOON_S).finish_reason for one in futures} == {FinishReason.ABORTED}
+
+
+def test_closed_it_takes_nothing_any_more(prefetch: Prefetch) -> None:
+    prefetch.close()
+    with pytest.raises(EngineClosed):
+        prefetch.submit(make_ask("a", "x"))
+
+
+def test_an_id_that_is_being_composed_is_in_use(prefetch: Prefetch) -> None:
+    ask, begun, may = held(make_ask("a", "x", picture(), max_tokens=2))
+    future = prefetch.submit(ask)
+    assert begun.wait(SOON_S)
+    with pytest.raises(UsageError, match="not in the engine, got 'a'"):
+        prefetch.submit(ask)
+    may.set()
+    assert len(future.result(SOON_S).ids) == 2
+    assert len(prefetch.submit(make_ask("a", "x", max_tokens=3)).result(SOON_S).ids) == 3
+
+
+def test_nobody_waits_while_a_schema_is_compiled_and_an_abort_meanwhile_is_kept(
+    prefetch: Prefetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may, loop = threading.Event(), threading.Event(), prefetch._loop
+    prepare = loop._engine.prepare
+
+    def slow(request: Request) -> Live:
+        if request.id == "slow":
+            begun.set()
+            assert may.wait(SOON_S)
+        return prepare(request)
+
+    monkeypatch.setattr(loop._engine, "prepare", slow)
+    future = prefetch.submit(make_ask("slow", "x", max_tokens=150))
+    assert begun.wait(SOON_S)
+    try:
+        others = threading.Thread(target=lambda: (prefetch.abort("slow"), prefetch.submit(make_ask("b", "x")).result()))
+        others.start()
+        others.join(SOON_S / 6)
+        assert not others.is_alive()
+    finally:
+        may.set()
+    assert future.result(SOON_S).finish_reason is FinishReason.ABORTED

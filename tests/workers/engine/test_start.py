@@ -1,7 +1,10 @@
 """From a directory to answers."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +16,8 @@ from workers.engine.checkpoint.write import write
 from workers.engine.media import Image
 from workers.engine.request import FinishReason
 from workers.engine.scheduler import Budgets
+from workers.engine.sections import ConfigError, read_json
 from workers.engine.start import Running, start
-from workers.engine.tekken import tokenizer_json
 
 SOON_S = 60.0
 
@@ -22,7 +25,6 @@ SOON_S = 60.0
 @pytest.fixture
 def running(tmp_path: Path) -> Running:
     write(Drawn(configs.tiny()), tmp_path)
-    (tmp_path / "tokenizer.json").write_text(tokenizer_json())
     return start(tmp_path, state_bytes=20_000_000, budgets=Budgets(tokens=64, window=2))
 
 
@@ -44,6 +46,40 @@ def test_closing_with_work_in_it_ends_it(running: Running) -> None:
 
 def test_no_room_for_states_is_refused(tmp_path: Path) -> None:
     write(Drawn(configs.tiny()), tmp_path)
-    (tmp_path / "tokenizer.json").write_text(tokenizer_json())
     with pytest.raises(ValueError, match="bytes for a sequence of 4096 positions"):
         start(tmp_path, state_bytes=100_000)
+
+
+def _swapped(raw: dict[str, Any]) -> None:
+    image, other = raw["added_tokens"][18], raw["added_tokens"][500]
+    image["content"], other["content"] = other["content"], image["content"]
+
+
+def _longer(raw: dict[str, Any]) -> None:
+    raw["model"]["vocab"]["ĀĀĀ"] = 1280
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_swapped, "tokenizer.json: expected <image> to be 18, got 500"),
+        (_longer, "tokenizer.json: expected ids below vocab_size = 1280, got 1280"),
+    ],
+)
+def test_the_tokenizer_of_another_model_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    write(Drawn(configs.tiny()), tmp_path)
+    raw = read_json(tmp_path / "tokenizer.json")
+    change(raw)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=message):
+        start(tmp_path)
+
+
+def test_an_answer_that_would_end_elsewhere_is_refused(tmp_path: Path) -> None:
+    write(Drawn(configs.tiny()), tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({**read_json(path), "eos_token_id": [2, 12]}))
+    with pytest.raises(ConfigError, match=r"/eos_token_id: expected some of 2, 11, got \[2, 12\]"):
+        start(tmp_path)

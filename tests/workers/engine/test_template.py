@@ -1,6 +1,7 @@
 """The chat format: turn by turn, and against the published template where there is one."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.engine.conversations import TOOLS, WEATHER, call, conversations, turn
+from workers.engine.checkpoint import configs
 from workers.engine.messages import ConversationError, read_messages
 from workers.engine.template import ChatOptions, transcript
 from workers.engine.tools import read_tools
@@ -112,6 +114,11 @@ def test_tools_stand_in_the_system_turn() -> None:
     assert rendered(HI, [WEATHER]).startswith("<|im_start|>system\n# Tools\n\n")
 
 
+def written_template() -> str:
+    """Of the directories that are written here."""
+    return configs.chat_template()
+
+
 def published_template() -> str:
     """OMNI_CHAT_TEMPLATE names a file; else the checkpoint at OMNI_MODEL may carry one."""
     path = Path(os.environ.get("OMNI_CHAT_TEMPLATE") or Path(os.environ.get("OMNI_MODEL", "-")) / "chat_template.jinja")
@@ -120,22 +127,26 @@ def published_template() -> str:
     return path.read_text()
 
 
+@pytest.mark.parametrize("template", [written_template, published_template])
 @settings(max_examples=300, deadline=None)
 @given(
     conversations(), TOOLS, st.booleans(), st.none() | st.integers(0, 9), st.booleans(),
 )  # fmt: skip
 def test_text_is_that_of_the_published_template(
-    messages: list[dict[str, Any]], tools: list[Any], thinking: bool, budget: int | None, truncate: bool
+    template: Callable[[], str],
+    messages: list[dict[str, Any]],
+    tools: list[Any],
+    thinking: bool,
+    budget: int | None,
+    truncate: bool,
 ) -> None:
     options = {"enable_thinking": thinking, "reasoning_budget": budget, "truncate_history_thinking": truncate}
-    assert rendered(messages, tools, **options) == by_jinja(messages, tools, options)
+    assert rendered(messages, tools, **options) == by_jinja(template(), messages, tools, options)
 
 
-def by_jinja(messages: list[dict[str, Any]], tools: list[Any], options: dict[str, Any]) -> str:
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    template = _compile_jinja_template(published_template())
-    return template.render(
+def by_jinja(template: str, messages: list[dict[str, Any]], tools: list[Any], options: dict[str, Any]) -> str:
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    return utils._compile_jinja_template(template).render(
         messages=messages, tools=tools, add_generation_prompt=True, chat_template_kwargs=options, **options
     )
 

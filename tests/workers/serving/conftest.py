@@ -1,6 +1,5 @@
 """A server with the tiny model on a free port, once for all tests here."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -21,16 +20,10 @@ from omni_jobs.access import Gate
 from workers.engine.checkpoint import configs
 from workers.engine.checkpoint.drawn import Drawn
 from workers.engine.checkpoint.write import write
-from workers.engine.tekken import tokenizer_json
 from workers.serving import command
 from workers.serving.app import Serving, create_app
 
 NAME = "nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-NVFP4"
-# What the template of a checkpoint says, as far as the card's budget client asks: it continues an assistant's turn.
-TEMPLATE = (
-    "{% for one in messages %}<|im_start|>{{ one.role }}\n"
-    "{% if one.role == 'assistant' %}<think>\n{% endif %}{{ one.content }}<|im_end|>\n{% endfor %}"
-)
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 
 
@@ -84,9 +77,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = configs.tiny()
     raw["llm_config"]["max_position_embeddings"] = 65_536
     write(Drawn(raw), path)
-    (path / "tokenizer.json").write_text(tokenizer_json())
-    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    (path / "chat_template.jinja").write_text(TEMPLATE)
     return path
 
 

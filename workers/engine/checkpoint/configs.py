@@ -1,4 +1,7 @@
-"""Three configurations as `config.json` has them: the published one, one of a million parameters, and a slice."""
+"""Three configurations as `config.json` has them: the published one, one of a million parameters, and a slice.
+
+And the files beside it, as far as they are not weights.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,27 @@ def generation_config() -> dict[str, Any]:
         "top_p": 0.95, "max_new_tokens": 16384, "reasoning_budget": 16384, "reasoning_grace": 512,
         "repetition_penalty": 1.0,
     }  # fmt: skip
+
+
+def special_tokens() -> dict[str, Any]:
+    """What special_tokens_map.json says. Source: spec 6.2."""
+    return {"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": "<unk>", "unk_token": "<unk>"}
+
+
+def tokenizer_config() -> dict[str, Any]:
+    """What transformers needs to load tokenizer.json; a prompt begins without `<s>` (spec 5.1)."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        **special_tokens(),
+    }
+
+
+def chat_template() -> str:
+    """chat_template.jinja: what `template.py` writes, for clients that template by themselves."""
+    return (HERE / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def preprocessor_config(raw: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@
     Fp8      W = float(q) * scale                E4M3 ("fn": largest 448, no infinity)
     Nvfp4    W = e2m1(code) * float(block scale) * scale_2      4 bits, a block scale (E4M3) for 16 columns
 
-A weight of one linear layer is [out, in]; one of many experts is stacked, [E, out, in]. Everything here works on both
-and on any device, without synchronising.
+A weight of one linear layer is [out, in]; one of many experts is stacked, [E, out, in]. What turns them back into
+numbers works on both and on any device, and waits for nothing; what quantises to E2M1 sends a table, so it may wait.
 
 Source: spec 8.2, 8.3.
 """
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from workers.engine.checkpoint.swizzle import unswizzle
+from workers.engine.kernels.experts_nvfp4 import halves
 from workers.engine.quant import GROUP_SIZE
 
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = 448.0
 E2M1_MAX = 6.0
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by the lower three bits of a code; the fourth is the sign
-# Halfway between neighbours; a value on a border goes to the even code.
+# Halfway between neighbours of 0, 0.5, 1, 1.5, 2, 3, 4, 6; a value on a border goes to the even code.
 E2M1_BORDERS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 LEAST_BLOCK_SCALE = 2.0**-9  # the smallest number above zero in E4M3
 
@@ -124,9 +124,7 @@ def pack_e2m1(codes: Tensor) -> Tensor:
 
 def unpack_e2m1(packed: Tensor) -> Tensor:
     """[..., in] f32 values from bytes [..., in / 2]."""
-    table = torch.tensor([*E2M1, *(-value for value in E2M1)], device=packed.device)
-    codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
-    return table[codes.int()]
+    return 0.5 * halves(packed)
 
 
 def quantise_nvfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

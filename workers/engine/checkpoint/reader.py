@@ -14,11 +14,12 @@ from workers.engine.checkpoint.errors import CheckpointError, Fault, Problem
 from workers.engine.checkpoint.shards import Stored
 from workers.engine.checkpoint.verify import LAYER_SCALE, formats_of, problems_of
 from workers.engine.config import OmniConfig
-from workers.engine.quant import Format, QuantConfig
+from workers.engine.quant import Format
 
 TORCH_DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
     "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 
@@ -58,10 +59,6 @@ class Checkpoint:
     @property
     def config(self) -> OmniConfig:
         return self._directory.config
-
-    @property
-    def quant(self) -> QuantConfig:
-        return self.config.quant
 
     @property
     def names(self) -> tuple[str, ...]:

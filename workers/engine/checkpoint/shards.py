@@ -17,6 +17,7 @@ ITEM_BYTES = {
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000
+LEAST_BYTES = 8 + len(b"{}")
 MAX_DIMENSIONS = 8
 
 
@@ -48,6 +49,8 @@ def read_header(path: Path) -> list[Stored]:
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
+        if size < LEAST_BYTES:
+            raise ShardError(f"expected a safetensors file of at least {LEAST_BYTES} bytes, got {size}")
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise ShardError(f"expected a header of 2 to {min(MAX_HEADER_BYTES, size - 8)} bytes, got {length}")

@@ -20,6 +20,7 @@ from workers.engine.checkpoint.swizzle import swizzle
 from workers.engine.config import OmniConfig
 from workers.engine.quant import Format
 
+E4M3_NAN = 0x7F  # whatever the sign
 BLACKWELL = (10, 0)  # the first compute capability with FP4 tensor cores
 
 
@@ -37,7 +38,7 @@ class Source(Protocol):
 
 
 class ScaleError(Damaged, ValueError):
-    """A scale that is zero, negative or no number."""
+    """A scale that is zero, negative or no number, or a block scale that is no number."""
 
 
 class Weights:
@@ -129,12 +130,21 @@ class Weights:
 
     def _nvfp4(self, modules: Sequence[str], input_scale: Tensor, *, squeeze: bool = False) -> Nvfp4:
         weight = self._placed([f"{module}.weight" for module in modules])
-        block_scale = self._placed([f"{module}.weight_scale" for module in modules])
+        block_scale = self._block_scales([f"{module}.weight_scale" for module in modules])
         block_scale = swizzle(block_scale) if self._fp4_cores else block_scale
         scale_2 = self._scales(modules, "weight_scale_2").to(self.device)
         if squeeze:
             weight, block_scale, scale_2 = weight[0], block_scale[0], scale_2[0]
         return Nvfp4(weight, block_scale, scale_2, input_scale.to(self.device), self.dtype, self._fp4_cores)
+
+    def _block_scales(self, names: Sequence[str]) -> Tensor:
+        """[len(names), out, in / 16] E4M3 on the device. Waits for it: one NaN would spoil every answer."""
+        placed = self._placed(names)
+        strange = ((placed.view(torch.uint8) & E4M3_NAN) == E4M3_NAN).flatten(1).any(1)
+        if strange.any():
+            name = names[int(strange.int().argmax())]
+            raise ScaleError(str(Problem(Fault.VALUE, name, "expected block scales that are numbers, got NaN")))
+        return placed
 
     def _placed(self, names: Sequence[str], dtype: torch.dtype | None = None) -> Tensor:
         """[len(names), ...] on the device, a slice a name."""

@@ -1,6 +1,6 @@
-"""Writes a directory as the official ones are: configuration, index, shards. One tensor is in memory at a time.
+"""Writes a directory as the official ones are, the index last. One tensor is in memory at a time.
 
-The index comes last: a directory whose writing broke off has none, and is not taken for a whole one.
+A directory whose writing broke off has no index, and is not taken for a whole one.
 
 As a program it writes one to play with:
 
@@ -20,6 +20,7 @@ from workers.engine.checkpoint import configs
 from workers.engine.checkpoint.directory import INDEX
 from workers.engine.checkpoint.drawn import Drawn
 from workers.engine.checkpoint.shards import ITEM_BYTES
+from workers.engine.tekken import tokenizer_json
 
 
 def write(source: Drawn, path: Path, shards: int = 2) -> None:
@@ -36,6 +37,7 @@ def write(source: Drawn, path: Path, shards: int = 2) -> None:
     _dump(path / "preprocessor_config.json", configs.preprocessor_config(source.raw))
     if "quantization_config" in source.raw:
         _dump(path / "hf_quant_config.json", configs.hf_quant_config(source.raw["quantization_config"]))
+    _write_tokenizer(path)
     parts = list(_split(source, shards))
     weight_map = {}
     for at, names in enumerate(parts, 1):
@@ -45,6 +47,13 @@ def write(source: Drawn, path: Path, shards: int = 2) -> None:
         weight_map |= dict.fromkeys(names, file)
     total = sum(_size(source, name) for name in weight_map)
     _dump(path / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+
+
+def _write_tokenizer(path: Path) -> None:
+    (path / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+    _dump(path / "tokenizer_config.json", configs.tokenizer_config())
+    _dump(path / "special_tokens_map.json", configs.special_tokens())
+    (path / "chat_template.jinja").write_text(configs.chat_template(), encoding="utf-8")
 
 
 def _split(source: Drawn, shards: int) -> Iterator[list[str]]:

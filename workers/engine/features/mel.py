@@ -45,6 +45,10 @@ class Mel:
     valid: tuple[int, ...]
     counts: Tensor
 
+    def pinned(self) -> "Mel":
+        """In memory from which a copy to the card makes nobody wait."""
+        return Mel(self.frames.pin_memory(), self.valid, self.counts.pin_memory())
+
     def to(self, device: torch.device | str) -> "Mel":
         """Where an encoder is; from pinned memory nothing waits."""
         return Mel(self.frames.to(device, non_blocking=True), self.valid, self.counts.to(device, non_blocking=True))
@@ -64,13 +68,6 @@ def clips(waveform: Tensor) -> list[Tensor]:
 def clip_tokens(samples: int) -> int:
     """Tokens of one clip."""
     return max(1, subsampled(samples // HOP))
-
-
-def sound_tokens(samples: int) -> int:
-    """Tokens of a whole recording, cut as `clips` cuts it."""
-    whole, rest = divmod(samples, CLIP_SAMPLES)
-    tail = clip_tokens(max(rest, LEAST_SAMPLES)) if rest or not whole else 0
-    return whole * clip_tokens(CLIP_SAMPLES) + tail
 
 
 def subsampled(frames: int) -> int:

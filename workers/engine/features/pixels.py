@@ -35,7 +35,7 @@ def normalise(pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """0..255 into what the tower was trained on: (x / 255 - mean) / std.
 
     Args:
-        mean, std: [3, 1, 1] where the pictures are; kept there, for sending them makes the host wait.
+        mean, std: [1, 3, 1, 1] where the pictures are; kept there, for sending them makes the host wait.
     """
     return (pictures / 255.0 - mean) / std
 

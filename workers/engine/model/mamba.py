@@ -20,8 +20,6 @@ from workers.engine.memory.state import MambaState, State
 from workers.engine.model.linear import Weight, linear
 from workers.engine.model.norm import input_scales, inputs
 
-UNBOUND = 1e29  # a step's upper limit from here on limits nothing
-
 
 @dataclass(frozen=True, slots=True)
 class Mamba:
@@ -47,9 +45,6 @@ class Mamba:
 
     @classmethod
     def load(cls, weights: Weights, config: TextConfig, prefix: str, index: int) -> "Mamba":
-        least, most = config.time_step_limit
-        if least > 0 or most < UNBOUND:
-            raise ValueError(f"expected time steps without limits, got {config.time_step_limit}")
         return cls(
             config=config,
             index=index,

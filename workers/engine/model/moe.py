@@ -42,8 +42,6 @@ class Moe:
 
     @classmethod
     def load(cls, weights: Weights, config: TextConfig, prefix: str) -> "Moe":
-        if (config.n_group, config.topk_group) != (1, 1):
-            raise ValueError(f"expected experts in one group, got {config.topk_group} of {config.n_group}")
         return cls(
             config=config,
             gate=weights.tensor(f"{prefix}.gate.weight"),

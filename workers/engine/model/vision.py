@@ -56,7 +56,7 @@ class Vision:
     """
     Attributes:
         patch_dim: numbers of an image's patch; a tubelet's has more.
-        positions: [1, width, rows, columns] the table.
+        positions: [rows, columns, width] the table.
         prefix: [10, width] learned tokens in front of each picture.
     """
 
@@ -70,12 +70,11 @@ class Vision:
     @classmethod
     def load(cls, weights: Weights, config: VisionConfig, prefix: str = "vision_model.radio_model.model") -> "Vision":
         at = f"{prefix}.patch_generator"
-        table = weights.tensor(f"{at}.pos_embed").unflatten(1, (config.grid_size, config.grid_size))
         return cls(
             patch_dim=config.patch_dim,
             embedder=weights.linear(f"{at}.embedder"),
             video_embedder=weights.linear(f"{at}.video_embedder"),
-            positions=table.permute(0, 3, 1, 2),
+            positions=weights.tensor(f"{at}.pos_embed").unflatten(1, (config.grid_size, config.grid_size))[0],
             prefix=weights.tensor(f"{at}.cls_token.token"),
             blocks=tuple(
                 VisionBlock.load(weights, config, f"{prefix}.blocks.{layer}")
@@ -107,10 +106,22 @@ class Vision:
         return torch.cat([picture[len(self.prefix) :] for picture in x.split(lengths)])
 
     def position_rows(self, grid: Grid) -> Tensor:
-        """[patches, width]: the table resized to a square of the longer side, then cropped."""
+        """[patches, width]: the table resized (bilinear) to a square of the longer side, then cropped.
+
+        Only what stays is computed: of a sliver the square would be millions of rows.
+        """
         side = max(grid.rows, grid.columns)
-        table = F.interpolate(self.positions.float(), size=(side, side), mode="bilinear", align_corners=False)
-        return table[0, :, : grid.rows, : grid.columns].flatten(1).t().to(self.prefix.dtype)
+        rows = _resized(self.positions.float(), grid.rows, side)
+        return _resized(rows.transpose(0, 1), grid.columns, side).transpose(0, 1).flatten(0, 1).to(self.prefix.dtype)
+
+
+def _resized(table: Tensor, count: int, side: int) -> Tensor:
+    """[size, ...] into the first `count` of `side` rows, each between the two that lie around its middle."""
+    size = len(table)
+    at = ((torch.arange(count, device=table.device, dtype=torch.float64) + 0.5) * size / side - 0.5).clamp_min(0.0)
+    low = at.long()
+    share = (at - low).float().view(-1, *[1] * (table.ndim - 1))
+    return torch.lerp(table[low], table[(low + 1).clamp_max(size - 1)], share)
 
 
 def pixel_shuffle(features: Tensor, grids: Sequence[Grid]) -> Tensor:

@@ -46,7 +46,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint directory."""
     path = tmp_path_factory.mktemp("weights") / "tiny-omni"
     write(Brief(configs.tiny()), path)
-    (path / "tokenizer.json").write_text(tokenizer_json())
     return path
 
 

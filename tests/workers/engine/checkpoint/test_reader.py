@@ -79,7 +79,7 @@ def test_formats_are_those_of_the_tensors(tiny: Directory) -> None:
     for algo, expected in ((None, Format.DENSE), ("FP8", Format.FP8), ("NVFP4", Format.NVFP4)):
         checkpoint = Checkpoint.open(tiny(algo))
         assert checkpoint.formats[UP] is expected
-        assert checkpoint.quant.kv_fp8 is (algo is not None)
+        assert checkpoint.config.quant.kv_fp8 is (algo is not None)
     assert checkpoint.formats[f"{LAYERS}3.mixer.q_proj"] is Format.DENSE
     assert checkpoint.formats[f"{LAYERS}3.mixer.o_proj"] is Format.FP8
 
@@ -187,6 +187,7 @@ def test_what_nothing_reads_may_be_absent_or_of_any_shape(copied: Directory) -> 
         tensors["vision_model.radio_model.input_conditioner.norm_std"] = torch.ones(3, dtype=torch.float16)
         tensors["vision_model.radio_model.summary_idxs"] = torch.arange(3)
         tensors["vision_model.radio_model.model.blocks.0.layer_scale1.lambda1"] = torch.ones(64)
+        tensors["vision_model.radio_model.model.blocks.1.layer_scale1.lambda1"] = torch.ones(64, dtype=torch.uint16)
 
     edit(directory, change)
     Checkpoint.open(directory)

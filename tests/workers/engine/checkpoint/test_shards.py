@@ -84,6 +84,12 @@ def test_a_length_beyond_the_file_is_refused_before_anything_is_read(tmp_path: P
         read_header(shard(tmp_path / "x.safetensors", length=length))
 
 
+def test_a_file_without_a_header_is_refused_with_its_size(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(ShardError, match="expected a safetensors file of at least 10 bytes, got 0"):
+        read_header(tmp_path / "empty")
+
+
 def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
     whole = shard(tmp_path / "whole").read_bytes()
     for kept in range(len(whole)):

@@ -155,6 +155,15 @@ def test_a_scale_that_cannot_be_is_refused_by_name(kind: str, scale: float) -> N
         Weights(source).experts(EXPERTS, "up_proj")
 
 
+@pytest.mark.parametrize("code", [0x7F, 0xFF])
+def test_a_block_scale_that_is_no_number_is_refused_by_name(code: int) -> None:
+    drawn = Drawn(configs.tiny(), "NVFP4")
+    scales = drawn.tensor(f"{EXPERTS}.4.up_proj.weight_scale").clone()
+    scales.view(torch.uint8)[7, 3] = code
+    with pytest.raises(ScaleError, match=r"experts\.4\.up_proj\.weight_scale: expected block scales that are numbers"):
+        Weights(Watched(drawn, **{"4.up_proj.weight_scale": scales})).experts(EXPERTS, "up_proj")
+
+
 def test_layers_in_several_formats_are_not_merged() -> None:
     source = Watched(Drawn(configs.tiny(), "FP8"))
     weights = Weights(source)

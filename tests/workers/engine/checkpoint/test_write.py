@@ -18,9 +18,13 @@ from workers.engine.checkpoint import configs  # noqa: E402
 from workers.engine.checkpoint.drawn import Drawn  # noqa: E402
 from workers.engine.checkpoint.expected import Part  # noqa: E402
 from workers.engine.checkpoint.write import main, write  # noqa: E402
+from workers.engine.messages import read_messages  # noqa: E402
+from workers.engine.template import ChatOptions, transcript  # noqa: E402
+from workers.engine.tokenizer import Tokenizer  # noqa: E402
 
 Directory = Callable[..., Path]
-FILES = {"config.json", "generation_config.json", "preprocessor_config.json", INDEX,
+FILES = {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
+         "special_tokens_map.json", "chat_template.jinja", INDEX,
          "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}  # fmt: skip
 
 
@@ -36,6 +40,15 @@ def test_the_files_are_those_of_the_repository(tiny: Directory, algo: str | None
     assert found == index["weight_map"] and len(set(found.values())) == 2
     preprocessor = json.loads((directory / "preprocessor_config.json").read_text())
     assert preprocessor["max_model_len"] == 16384 and preprocessor["patch_size"] == 4
+
+
+def test_the_tokenizer_is_one_that_transformers_loads_too(tiny: Directory) -> None:
+    published = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(tiny())
+    ours, messages = Tokenizer.load(tiny()), [{"role": "user", "content": "Say it: é."}]
+    text = published.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    assert text == transcript(read_messages(messages), options=ChatOptions(enable_thinking=False))
+    assert published(text)["input_ids"] == ours.encode_prompt(text)
+    assert (published.eos_token_id, published.pad_token_id) == (11, 0)
 
 
 def test_shards_are_of_like_size_and_tensors_aligned(tiny: Directory) -> None:

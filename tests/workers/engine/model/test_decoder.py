@@ -1,14 +1,9 @@
-from dataclasses import replace
-
-import pytest
 import torch
 
 from tests.workers.engine import oracle
 from tests.workers.engine.parity import text
 from tests.workers.engine.steps import Steps
 from workers.engine.batch import LAST_SAMPLED, Piece
-from workers.engine.model.mamba import Mamba
-from workers.engine.model.moe import Moe
 
 
 def test_a_step_in_which_nobody_samples_has_no_logits() -> None:
@@ -27,11 +22,3 @@ def test_rows_come_from_the_token_the_pool_or_the_last_sample() -> None:
     table = steps.model.decoder.embeddings
     expected = torch.stack([table[1100], table[1002], table[1001], steps.state.media[2], steps.state.media[0]])
     assert torch.equal(rows, expected)
-
-
-def test_arithmetic_that_nobody_published_is_refused() -> None:
-    text_config = oracle.drawn().config.text
-    with pytest.raises(ValueError, match=r"time steps without limits, got \(0.001, 0.1\)"):
-        Mamba.load(None, replace(text_config, time_step_limit=(0.001, 0.1)), "", 0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="experts in one group, got 1 of 2"):
-        Moe.load(None, replace(text_config, n_group=2), "")  # type: ignore[arg-type]

@@ -1,6 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.workers.engine import oracle
 from tests.workers.engine.no_sync import NoSync
@@ -57,10 +62,40 @@ def test_a_token_is_a_square_of_patches_row_by_row() -> None:
 
 def test_positions_are_the_table_itself_at_its_size_and_its_corner_below() -> None:
     vision = oracle.ours().vision
-    table = vision.positions[0].flatten(1).t()
+    table = vision.positions.flatten(0, 1)
     assert torch.equal(vision.position_rows(Grid(16, 16)), table)
     corner = vision.position_rows(Grid(2, 16)).unflatten(0, (2, 16))
     assert torch.equal(corner, table.unflatten(0, (16, 16))[:2])
+
+
+@pytest.mark.parametrize("grid", [Grid(4, 6), Grid(10, 4), Grid(22, 18), Grid(2, 50)])
+def test_positions_of_another_size_are_the_corner_of_the_resized_square(grid: Grid) -> None:
+    vision, side = oracle.ours().vision, max(grid.rows, grid.columns)
+    table = vision.positions.permute(2, 0, 1)[None]
+    square = F.interpolate(table, size=(side, side), mode="bilinear", align_corners=False)[0]
+    corner = square[:, : grid.rows, : grid.columns].permute(1, 2, 0).flatten(0, 1)
+    assert torch.allclose(vision.position_rows(grid), corner, atol=2e-5)
+
+
+def test_a_sliver_needs_no_square() -> None:
+    with torch.device("meta"):
+        table, prefix = torch.empty(16, 16, 64), torch.empty(10, 64)
+    vision = replace(oracle.ours().vision, positions=table, prefix=prefix)
+    with Largest() as largest:
+        assert vision.position_rows(Grid(2, 100_000)).shape == (200_000, 64)
+    assert largest.numbers <= 200_000 * 64
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that anybody makes meanwhile."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for one in tree_leaves(out):
+            self.numbers = max(self.numbers, one.numel() if isinstance(one, Tensor) else 0)
+        return out
 
 
 def test_patches_that_do_not_fill_their_grids_are_refused() -> None:

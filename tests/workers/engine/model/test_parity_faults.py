@@ -19,11 +19,12 @@ from workers.engine.kernels.ssm_scan import ssm_scan
 from workers.engine.model import conformer, mamba, moe, omni, sound, subsampling, vision
 
 SINUSOIDS = sound.sinusoids
-TANH = SimpleNamespace(gelu=partial(F.gelu, approximate="tanh"), interpolate=F.interpolate)
+TANH = SimpleNamespace(gelu=partial(F.gelu, approximate="tanh"))
 
 
 def stretched_positions(self: vision.Vision, grid: Grid) -> Tensor:
-    table = F.interpolate(self.positions, size=(grid.rows, grid.columns), mode="bilinear", align_corners=False)
+    table = self.positions.permute(2, 0, 1)[None]
+    table = F.interpolate(table, size=(grid.rows, grid.columns), mode="bilinear", align_corners=False)
     return table[0].flatten(1).t()
 
 
