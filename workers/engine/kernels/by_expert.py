@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.engine.kernels.jit import jit, kernels_run, tl, triton
+from workers.engine.kernels.jit import jit, kernels_run, tl
 
 
 class Sorted(NamedTuple):
@@ -44,30 +44,6 @@ def by_expert_kernel(chosen: Tensor, count: int) -> Sorted:
     block, warps = (1024, 4) if pairs <= 1024 else (4096, 8)
     _by_expert[(count,)](chosen.contiguous(), order, place, ends, pairs, BLOCK=block, num_warps=warps)
     return Sorted(order, place, ends)
-
-
-def rows_by_expert(x: Tensor, pairs: Sorted, top_k: int) -> Tensor:
-    """[T k, D] of [T, D]: the row of a token for each of its pairs, in the order of the experts."""
-    if not kernels_run(x):
-        return x[pairs.order // top_k]
-    out = torch.empty(len(pairs.order), x.shape[1], dtype=x.dtype, device=x.device)
-    if len(out):
-        width = x.shape[1] * x.element_size() // 4
-        block = 1024
-        _rows_by_expert[(len(out), triton.cdiv(width, block))](
-            x.contiguous().view(torch.int32), pairs.order, out.view(torch.int32),
-            TOP_K=top_k, WIDTH=width, BLOCK=block, num_warps=4,
-        )  # fmt: skip
-    return out
-
-
-@jit
-def _rows_by_expert(x, order, out, TOP_K: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    token = tl.load(order + row) // TOP_K
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    tl.store(out + row * WIDTH + column, tl.load(x + token.to(tl.int64) * WIDTH + column, mask=inside), mask=inside)
 
 
 @jit(do_not_specialize=["pairs"])

@@ -7,15 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.engine.kernels.by_expert import by_expert, rows_by_expert
+from workers.engine.kernels.by_expert import by_expert
 from workers.engine.kernels.grouped_mm import grouped_down, grouped_up
 from workers.engine.kernels.jit import HAVE_TRITON
 from workers.engine.kernels.route import Routing
-from workers.engine.kernels.squared_relu import squared_relu
 from workers.engine.kernels.weighted_sum import weighted_sum
-
-# Mean of rows an expert has, beyond which torch's grouped product is faster than ours.
-FEW_ROWS = 64
 
 
 def experts(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tensor | None = None) -> Tensor:
@@ -33,8 +29,7 @@ def experts(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tenso
     """
     if not (HAVE_TRITON and x.is_cuda and x.dtype == torch.bfloat16):
         return experts_ref(x, routing, up, down, shared)
-    few = routing.experts.numel() <= FEW_ROWS * len(up)
-    return (experts_kernel if few else experts_grouped)(x, routing, up, down, shared)
+    return experts_kernel(x, routing, up, down, shared)
 
 
 def experts_ref(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tensor | None = None) -> Tensor:
@@ -52,16 +47,6 @@ def share(out: Tensor, routing: Routing, shared: Tensor | None) -> Tensor:
 
 
 def experts_kernel(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tensor | None = None) -> Tensor:
-    """For few rows an expert."""
     pairs = by_expert(routing.experts, len(up))
     hidden = grouped_up(x, up, pairs, routing.experts.shape[1])
     return weighted_sum(grouped_down(hidden, down, pairs, x.dtype), pairs.place, routing.weights, shared)
-
-
-def experts_grouped(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tensor | None = None) -> Tensor:
-    """For many rows an expert: torch's grouped product between our passes."""
-    pairs = by_expert(routing.experts, len(up))
-    rows = rows_by_expert(x, pairs, routing.experts.shape[1])
-    hidden = squared_relu(F.grouped_mm(rows, up.transpose(1, 2), offs=pairs.ends))
-    out = F.grouped_mm(hidden, down.transpose(1, 2), offs=pairs.ends)
-    return weighted_sum(out, pairs.place, routing.weights, shared)

@@ -10,19 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.engine.kernels.by_expert import by_expert, rows_by_expert
+from workers.engine.kernels.by_expert import by_expert
 from workers.engine.kernels.experts import share
 from workers.engine.kernels.grouped_mm import grouped_down, grouped_up
 from workers.engine.kernels.jit import HAVE_TRITON
 from workers.engine.kernels.route import Routing
-from workers.engine.kernels.squared_relu import squared_relu
 from workers.engine.kernels.weighted_sum import weighted_sum
 
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = 448.0
-
-# Mean of rows an expert has, beyond which torch's grouped product is faster than ours.
-FEW_ROWS = 96
 
 
 def experts_fp8(
@@ -52,9 +48,8 @@ def experts_fp8(
     Returns:
         [T, D] of `out_dtype`; added up in fp32.
     """
-    op = experts_fp8_ref
-    if HAVE_TRITON and codes.is_cuda and out_dtype == torch.bfloat16:
-        op = experts_fp8_kernel if routing.experts.numel() <= FEW_ROWS * len(up) else experts_fp8_grouped
+    kernel = HAVE_TRITON and codes.is_cuda and out_dtype == torch.bfloat16
+    op = experts_fp8_kernel if kernel else experts_fp8_ref
     return op(
         codes, routing, up, up_scale, up_input_scale, down, down_scale, down_input_scale, out_dtype, shared
     )  # fmt: skip
@@ -92,42 +87,10 @@ def experts_fp8_kernel(
     out_dtype: torch.dtype,
     shared: Tensor | None = None,
 ) -> Tensor:
-    """For few rows an expert. What is inside an expert is squared and divided in fp32, before it is rounded once."""
+    """What is inside an expert is squared and divided in fp32, before it is rounded once."""
     pairs = by_expert(routing.experts, len(up))
     inner = grouped_up(
         codes, up, pairs, routing.experts.shape[1], up_scale, up_input_scale, down_input_scale
     )  # fmt: skip
     out = grouped_down(inner, down, pairs, out_dtype, down_scale, down_input_scale)
     return weighted_sum(out, pairs.place, routing.weights, shared)
-
-
-def experts_fp8_grouped(
-    codes: Tensor,
-    routing: Routing,
-    up: Tensor,
-    up_scale: Tensor,
-    up_input_scale: Tensor,
-    down: Tensor,
-    down_scale: Tensor,
-    down_input_scale: Tensor,
-    out_dtype: torch.dtype,
-    shared: Tensor | None = None,
-) -> Tensor:
-    """For many rows an expert: torch's grouped product between our passes."""
-    pairs = by_expert(routing.experts, len(up))
-    rows = rows_by_expert(codes, pairs, routing.experts.shape[1])
-    ones = torch.ones(len(rows), device=codes.device)
-    hidden = _grouped(rows, up, ones, up_input_scale * up_scale, pairs.ends, out_dtype)
-    inner = squared_relu(hidden, down_input_scale, pairs.ends)
-    out = _grouped(inner, down, ones, down_input_scale[:, None] * down_scale, pairs.ends, out_dtype)
-    return weighted_sum(out, pairs.place, routing.weights, shared)
-
-
-def _grouped(
-    rows: Tensor, weight: Tensor, row_scale: Tensor, scale: Tensor, ends: Tensor, out_dtype: torch.dtype
-) -> Tensor:
-    """All of scaling is in `scale`, [E, 1], though torch wants one for each row and for each output as well."""
-    per_output = scale.expand(weight.shape[:2]).contiguous()
-    return torch._scaled_grouped_mm(  # pyright: ignore[reportPrivateImportUsage]
-        rows, weight.transpose(1, 2), row_scale, per_output, offs=ends, out_dtype=out_dtype
-    )

@@ -29,7 +29,7 @@ from workers.engine.kernels.jit import HAVE_TRITON, jit, tl, triton
 from workers.engine.kernels.route import Routing
 from workers.engine.kernels.weighted_sum import weighted_sum
 
-# Mean of rows an expert has, beyond which the weights are turned into numbers for the call.
+# Mean of rows an expert has, beyond which its weights are turned into numbers for the call.
 FEW_ROWS = 128
 DEPTH = 128  # columns read at a time: eight block scales
 BLOCK = 16  # columns that share a scale

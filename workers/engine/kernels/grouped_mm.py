@@ -1,6 +1,6 @@
-"""Rows in the order of the experts times the weight of their expert, where every expert has few.
+"""Rows in the order of the experts times the weight of their expert.
 
-The weight is what is read: 5 MB an expert in E4M3, once, for a dozen rows. So the weight stands on the left of the
+The weight is what is read: 5 MB an expert in E4M3, once, where an expert has a dozen rows. So the weight stands on the left of the
 product, in tiles of 64 or 128 outputs that go from shared memory into the tensor cores as they are, in their own
 format; the rows stand on the right, 16 or more of them. With the rows on the left, tiles of fewer than 64 would leave
 the warpgroup instructions, and E4M3 would be turned into fp16 first.
@@ -41,10 +41,10 @@ class Tile(NamedTuple):
 # By the mean of rows an expert has: the first whose bound is not passed.
 TILES: tuple[tuple[float, Tile], ...] = (
     (0.75, Tile(16, 64, 128, 4, 6)),
-    (9.0, Tile(16, 128, 128, 4, 4)),
-    (24.0, Tile(32, 128, 128, 4, 4)),
+    (9.0, Tile(16, 64, 256, 4, 3)),
+    (24.0, Tile(32, 64, 128, 4, 5)),
     (48.0, Tile(64, 128, 128, 4, 3)),
-    (float("inf"), Tile(128, 128, 128, 8, 3)),
+    (float("inf"), Tile(128, 128, 128, 8, 4)),
 )
 
 

@@ -2,12 +2,7 @@ import pytest
 import torch
 
 from tests.workers.engine.kernels.needs import needs_triton
-from workers.engine.kernels.by_expert import (
-    by_expert,
-    by_expert_kernel,
-    by_expert_ref,
-    rows_by_expert,
-)
+from workers.engine.kernels.by_expert import by_expert, by_expert_kernel, by_expert_ref
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 
@@ -27,11 +22,3 @@ def test_the_kernel_sorts_as_torch_does(tokens: int, dtype: torch.dtype, device:
     chosen = torch.rand(tokens, 9).topk(3).indices.to(device, dtype)
     for got, expected in zip(by_expert_kernel(chosen, 11), by_expert_ref(chosen, 11), strict=True):
         assert torch.equal(got, expected)
-
-
-def test_a_token_stands_before_each_of_its_experts(device: str) -> None:
-    chosen = torch.rand(5, 4, device=device).topk(2).indices
-    x = torch.randn(5, 6, device=device)
-    pairs = by_expert(chosen, 4)
-    rows = rows_by_expert(x, pairs, 2)
-    assert torch.equal(rows[pairs.place].unflatten(0, (5, 2)), x[:, None].expand(5, 2, 6))

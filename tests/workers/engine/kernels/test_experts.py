@@ -11,7 +11,7 @@ from workers.engine.checkpoint.formats import (
     quantise_nvfp4,
     unpack_e2m1,
 )
-from workers.engine.kernels.experts import experts, experts_grouped, experts_ref
+from workers.engine.kernels.experts import experts, experts_ref
 from workers.engine.kernels.experts_fp8 import experts_fp8
 from workers.engine.kernels.experts_nvfp4 import (
     dequantised_kernel,
@@ -51,13 +51,6 @@ def test_chosen_experts_are_summed_with_their_weights(tokens: int) -> None:
     assert torch.allclose(experts_ref(*terms), one_by_one(*terms), atol=1e-4)
     shared = torch.randn(tokens, WIDTH)
     assert torch.allclose(experts(*terms, shared), one_by_one(*terms) + shared, atol=1e-4)
-
-
-@pytest.mark.parametrize("tokens", [1, TOKENS])
-def test_sorted_by_expert_gives_the_same(tokens: int) -> None:
-    """The path of the card, whose grouped product exists on the CPU as well."""
-    terms = drawn(tokens)
-    assert torch.allclose(experts_grouped(*terms), one_by_one(*terms), atol=1e-4)
 
 
 def test_e4m3_experts_take_the_scales_of_their_layer_and_their_own() -> None:

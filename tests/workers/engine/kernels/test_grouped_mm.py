@@ -10,7 +10,6 @@ from workers.engine.kernels.experts import experts_kernel, experts_ref
 from workers.engine.kernels.experts_fp8 import experts_fp8_kernel, experts_fp8_ref
 from workers.engine.kernels.grouped_mm import TILES, Tile, grouped_down, grouped_up
 from workers.engine.kernels.route import Routing
-from workers.engine.kernels.squared_relu import squared_relu_kernel, squared_relu_ref
 from workers.engine.kernels.weighted_sum import weighted_sum_kernel, weighted_sum_ref
 
 pytestmark = [
@@ -82,19 +81,6 @@ def test_the_sum_is_that_of_torch(shared: bool, device: str) -> None:
     place = by_expert(routing.experts, COUNT).place
     terms = torch.randn(7 * TOP_K, 40, device=device), place, routing.weights, x if shared else None
     assert error(weighted_sum_kernel(*terms), weighted_sum_ref(*terms)) < 1e-6
-
-
-@pytest.mark.parametrize("rows", [0, 1, 13])
-@pytest.mark.parametrize("scaled", ["value", "layer", "expert"])
-def test_the_activation_is_that_of_torch(rows: int, scaled: str, device: str) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(rows, 72, device=device)
-    scale = {"value": None, "layer": torch.tensor(0.004), "expert": torch.linspace(0.003, 0.1, 3)}[scaled]
-    ends = torch.tensor([min(2, rows), min(2, rows), rows], dtype=torch.int32) if scaled == "expert" else None
-    terms = [None if term is None else term.to(device) for term in (scale, ends)]
-    got, expected = squared_relu_kernel(x, *terms), squared_relu_ref(x, *terms)
-    assert got.dtype == expected.dtype
-    assert error(got.float(), expected.float()) < (1e-6 if scale is None else E4M3_ERROR)
 
 
 @pytest.mark.gpu
