@@ -1,7 +1,7 @@
 """Rows in the order of the experts times the weight of their expert.
 
-The weight is what is read: 5 MB an expert in E4M3, once, where an expert has a dozen rows. So the weight stands on the left of the
-product, in tiles of 64 or 128 outputs that go from shared memory into the tensor cores as they are, in their own
+Where an expert has a dozen rows, the weight is what is read: 5 MB in E4M3, once. So the weight stands on the left of
+the product, in tiles of 64 or 128 outputs that go from shared memory into the tensor cores as they are, in their own
 format; the rows stand on the right, 16 or more of them. With the rows on the left, tiles of fewer than 64 would leave
 the warpgroup instructions, and E4M3 would be turned into fp16 first.
 
