@@ -5,16 +5,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.workers.engine.kernels.needs import needs_triton
 from workers.engine.kernels.gated_norm import Tile, gated_norm_kernel, gated_norm_ref
-from workers.engine.kernels.jit import kernels_run
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
 HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # Triton's interpreter cuts bf16 off where a GPU rounds
 EPS = 1e-5
-pytestmark = pytest.mark.skipif(
-    not kernels_run(torch.empty(0, device=DEVICE)), reason="needs Triton, and a GPU or its interpreter"
-)
+pytestmark = needs_triton
 
 
 def inputs(tokens: int, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

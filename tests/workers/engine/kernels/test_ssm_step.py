@@ -5,15 +5,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.engine.kernels.jit import kernels_run
+from tests.workers.engine.kernels.needs import needs_triton
 from workers.engine.kernels.ssm_step import Tile, ssm_step_kernel, ssm_step_ref
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
 HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # Triton's interpreter cuts bf16 off where a GPU rounds
-pytestmark = pytest.mark.skipif(
-    not kernels_run(torch.empty(0, device=DEVICE)), reason="needs Triton, and a GPU or its interpreter"
-)
+pytestmark = needs_triton
 
 
 class Layer:
