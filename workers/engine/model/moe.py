@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from workers.engine.batch import Launch
 from workers.engine.checkpoint.formats import Dense, Fp8, Nvfp4, dequantise
@@ -18,6 +17,7 @@ from workers.engine.kernels.experts_fp8 import experts_fp8
 from workers.engine.kernels.experts_nvfp4 import experts_nvfp4
 from workers.engine.kernels.rms_norm import Normed
 from workers.engine.kernels.route import Routing, route
+from workers.engine.kernels.squared_relu import squared_relu
 from workers.engine.memory.state import State
 from workers.engine.model.linear import Weight, linear
 from workers.engine.model.norm import input_scales, inputs
@@ -67,7 +67,8 @@ class Moe:
             scale=self.config.routed_scaling_factor,
             normalise=self.config.norm_topk_prob,
         )  # fmt: skip
-        return self._routed(routed, routing) + linear(F.relu(linear(shared, self.shared_up)).square(), self.shared_down)
+        inner = squared_relu(linear(shared, self.shared_up), *input_scales(self.shared_down))
+        return self._routed(routed, routing) + linear(inner, self.shared_down)
 
     def _routed(self, x: Tensor, routing: Routing) -> Tensor:
         match self.up, self.down:
