@@ -16,7 +16,7 @@ from workers.engine.checkpoint.weights import Weights
 from workers.engine.config import OmniConfig
 from workers.engine.kernels.rms_norm import Normed
 from workers.engine.kernels.route import Routing
-from workers.engine.model import attention, mamba, moe
+from workers.engine.model import attention, decoder, mamba, moe
 from workers.engine.model.omni import OmniModel
 from workers.engine.quant import Format
 
@@ -108,6 +108,7 @@ def test_codes_from_the_norm_are_those_of_the_linear_layer(monkeypatch: pytest.M
     def values(normed: Normed, *weights: object) -> list[Tensor]:
         return [normed.value for _ in weights]
 
+    monkeypatch.setattr(decoder.Block, "reads_value", True)
     for module in (attention, mamba):
         monkeypatch.setattr(module, "inputs", values)
     assert torch.equal(answer(model), with_codes)
