@@ -194,7 +194,7 @@ def _heads(
         if at < longest:
             here = at < count
             total = tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
-            for lag in tl.static_range(TAPS):
+            for lag in tl.static_range(TAPS):  # pyright: ignore[reportGeneralTypeIssues]
                 if lag <= at:
                     tap = tl.load(rows + (at - lag) * x_stride, mask=here[:, None] & inside, other=0.0)
                 else:
