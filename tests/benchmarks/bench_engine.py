@@ -129,7 +129,9 @@ class Bench:
             text, limits_of(memory, budgets), dtype=torch.bfloat16, kv_dtype=self.kv_dtype, device="cuda"
         )
         model: Any = self.model
-        runner = Runner(model, state, memory, budgets, vocab_size=text.vocab_size, look=Look.of(self.config))
+        runner = self.runner = Runner(
+            model, state, memory, budgets, vocab_size=text.vocab_size, look=Look.of(self.config)
+        )
         if self.graphs:
             runner.capture()
         engine = Engine(runner, Scheduler(memory, budgets), Outputs(tokenizer(), text.vocab_size))
@@ -137,7 +139,7 @@ class Bench:
         return engine, memory
 
     def run(self, case: Case, out: int) -> tuple[float, int, float, Floor]:
-        """Seconds, steps, the host's share of them, and the floor."""
+        """Seconds, steps, the share of them in which the host did not wait for the card, and the floor."""
         numbers, floor, steps = random.Random(1), Floor(), 0
         for n in range(case.count):
             self._add(str(n), numbers, case.prompt, out)
@@ -145,19 +147,21 @@ class Bench:
         launched = self.engine._launch
         self.engine._launch = lambda plan: (plans.append(plan), launched(plan))[1]  # type: ignore[method-assign]
         torch.cuda.synchronize()
-        began, busy, ended = time.monotonic(), time.process_time(), 0
+        waited, collect = [], self.runner.collect
+        self.runner.collect = lambda handle: timed(waited, collect, handle)  # type: ignore[method-assign]
+        began, ended = time.monotonic(), 0
         while not self.engine.idle:
             ended += sum(isinstance(event, Result) for event in self.engine.step())
             steps += 1
         torch.cuda.synchronize()
-        seconds, host = time.monotonic() - began, time.process_time() - busy
-        del self.engine._launch
+        seconds = time.monotonic() - began
+        del self.engine._launch, self.runner.collect
         if self.engine.failed or ended != case.count:
             raise RuntimeError(f"{ended} of {case.count} ended: {self.engine.failed}")
         self.memory.check()
         for plan in plans:
             floor += self.roof.step(plan)
-        return seconds, steps, host / seconds, floor
+        return seconds, steps, 1 - sum(waited) / seconds, floor
 
     def measure(self, name: str) -> dict[str, Any]:
         case = CASES[name]
@@ -205,16 +209,48 @@ class Bench:
             "decode_tok_s": round((self.engine.stats.decoded - decoded) / spent),
             "step_ms": round(1000 * spent / max(1, self.engine.stats.steps - steps), 1),
         }  # fmt: skip
-        for live in list(self.engine._live):
-            self.engine.abort(live)
+        self._end()
+        return said
+
+    def profile(self, name: str, steps: int = 8) -> None:
+        """Prints what the card does in some steps in the middle of a case."""
+        case, numbers = CASES[name], random.Random(3)
+        for n in range(case.count):
+            self._add(str(n), numbers, case.prompt, max(2, case.out))
+        while self.engine.stats.steps and self.engine.load.waiting:
+            self.engine.step()
+        for _ in range(steps if case.out > 1 else 2):
+            self.engine.step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            began = time.monotonic()
+            for _ in range(steps):
+                self.engine.step()
+            torch.cuda.synchronize()
+            wall = time.monotonic() - began
+        rows = sorted(seen.key_averages(), key=lambda one: -one.self_device_time_total)
+        busy = sum(one.self_device_time_total for one in rows) / 1e6
+        print(f"  {name}: {steps} steps, {1000 * wall / steps:.2f} ms a step, kernels {100 * busy / wall:.0f} % of it")
+        for one in rows[:28]:
+            print(f"    {one.self_device_time_total / 1000 / steps:8.3f} ms {one.count / steps:6.1f} x {one.key[:90]}")
+        self._end()
+
+    def _end(self) -> None:
+        for id in list(self.engine._live):
+            self.engine.abort(id)
         while not self.engine.idle:
             self.engine.step()
-        return said
 
     def _add(self, id: str, numbers: random.Random, prompt: int, out: int) -> None:
         ids = tuple(numbers.choices(range(1000, self.config.text.vocab_size), k=prompt))
         sampling = SamplingParams(max_tokens=out, stop_ids=(), temperature=1.0, seed=numbers.getrandbits(32))
         self.engine.add(self.engine.prepare(Request(id, ids, sampling)))
+
+
+def timed(spent: list[float], call: Callable[[Any], Any], argument: Any) -> Any:
+    began = time.monotonic()
+    result = call(argument)
+    spent.append(time.monotonic() - began)
+    return result
 
 
 def commit() -> str:
@@ -233,6 +269,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each steady state that are counted")
     parser.add_argument("--in-flight", type=int, default=400)
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    parser.add_argument("--profile", choices=CASES, nargs="*", default=[], help="which kernels some steps consist of")
     parser.add_argument("--eager", action="store_true", help="launch every kernel of every step")
     given = parser.parse_args()
     torch.manual_seed(0)
@@ -248,6 +285,8 @@ def main() -> None:
             )
         except (RuntimeError, torch.OutOfMemoryError) as error:
             print(f"  {run.args}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+    for name in given.profile:
+        bench.profile(name)
     if given.json:
         given.json.write_text(json.dumps({"gpu": torch.cuda.get_device_name(), "cases": rows}, indent=1) + "\n")
 

@@ -9,11 +9,14 @@ from workers.engine.kernels import jit
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
 
+needs_triton = pytest.mark.skipif(
+    not (jit.INTERPRETED or (jit.HAVE_TRITON and torch.cuda.is_available())), reason="needs Triton"
+)
+
+
 def launched(test):  # type: ignore[no-untyped-def]
     """Launches kernels on the GPU or in the interpreter; what NumPy there says of NaN and infinities is no news."""
-    runs = jit.HAVE_TRITON and (torch.cuda.is_available() or jit.INTERPRETED)
-    skip = pytest.mark.skipif(not runs, reason="needs Triton, and a GPU or its interpreter: TRITON_INTERPRET=1")
-    return skip(pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")(test))
+    return needs_triton(pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")(test))
 
 
 def same_codes(ours: Tensor, theirs: Tensor) -> bool:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.workers.engine.kernels.needs import needs_triton
+from tests.workers.engine.kernels.launched import needs_triton
 from workers.engine.kernels.by_expert import by_expert, by_expert_kernel, by_expert_ref
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter

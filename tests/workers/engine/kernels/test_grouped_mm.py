@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.workers.engine.kernels.needs import needs_triton
+from tests.workers.engine.kernels.launched import needs_triton
 from workers.engine.checkpoint.formats import fp8_scale, quantise_fp8
 from workers.engine.kernels.by_expert import by_expert
 from workers.engine.kernels.experts import experts_kernel, experts_ref

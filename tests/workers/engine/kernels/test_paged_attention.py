@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.workers.engine.kernels.needs import needs_triton
+from tests.workers.engine.kernels.launched import needs_triton
 from workers.engine.kernels.kv_write import kv_write_kernel, kv_write_ref
 from workers.engine.kernels.paged_attention import paged_attention, paged_attention_ref
 from workers.engine.kernels.paged_decode import paged_decode_kernel

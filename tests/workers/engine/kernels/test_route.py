@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.workers.engine.kernels.needs import needs_triton
+from tests.workers.engine.kernels.launched import needs_triton
 from workers.engine.kernels.route import choose_kernel, choose_ref, route, route_kernel, scores_kernel
 
 pytestmark = [

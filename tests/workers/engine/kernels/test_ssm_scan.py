@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.workers.engine.kernels.needs import needs_triton
+from tests.workers.engine.kernels.launched import needs_triton
 from tests.workers.engine.kernels.scan_in_bf16 import error, scan_in_bf16
 from workers.engine.kernels.ssm_scan import ssm_scan, ssm_scan_ref
 from workers.engine.kernels.ssm_scan_kernel import ssm_scan_kernel

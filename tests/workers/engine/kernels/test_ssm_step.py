@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.workers.engine.kernels.needs import needs_triton
+from tests.workers.engine.kernels.launched import needs_triton
 from workers.engine.kernels.ssm_step import Tile, ssm_step_kernel, ssm_step_ref
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
