@@ -89,13 +89,13 @@ def uniform_routing(config: OmniConfig, device: str) -> Callable[..., Routing]:
     text, real = config.text, moe.route
     noise = torch.Generator(device).manual_seed(7)
     experts = torch.rand(ROUTES, text.n_routed_experts, device=device, generator=noise)
-    experts = experts.topk(text.num_experts_per_tok, dim=-1).indices
+    experts = experts.topk(text.num_experts_per_tok, dim=-1).indices.int()
     first = iter(range(0, 1 << 40, 977))
 
     def route(x: Tensor, weight: Tensor, bias: Tensor, **given: Any) -> Routing:
         at = next(first) % (ROUTES - len(x))
         routing = real(x, weight, bias, **given)
-        return Routing(experts[at : at + len(x)].to(routing.experts.dtype), routing.weights)
+        return Routing(experts[at : at + len(x)], routing.weights)
 
     return route
 

@@ -115,7 +115,7 @@ def row_major(block_scale: Tensor, blocks: int) -> Tensor:
 
 def tile_for(pairs: int, experts: int) -> Tile:
     rows = next(rows for rows in (16, 32, 64) if pairs <= 0.6 * rows * experts or rows == 64)
-    return Tile(rows, 64 if pairs < experts else 128, DEPTH // 2, 4 if rows < 64 else 8, 4)
+    return Tile(rows, 64 if rows < 64 else 128, DEPTH // 2, 4 if rows < 64 else 8, 4)
 
 
 def grouped_nvfp4(
