@@ -277,7 +277,7 @@ def tiles(layer: Layer, counts: Iterable[int]) -> list[str]:
         down_scales = (layer.down_scale, layer.down_in) if layer.dtype == E4M3 else ()
         hidden = [grouped_up(t.codes, layer.up, s, TOP_K, *scales) for t, s in zip(batch, sort, strict=True)]
         floor = statistics.mean(tokens.floor_s(layer)[0] for tokens in batch) / 2
-        chosen = tile_for(count * TOP_K, EXPERTS)
+        chosen = tile_for(count * TOP_K, EXPERTS, layer.up.element_size())
         for tile in dict.fromkeys([chosen, *(Tile(*one) for one in CANDIDATES[layer.dtype][count])]):
             up = [
                 partial(grouped_up, t.codes, layer.up, s, TOP_K, *scales, tile=tile)

@@ -45,12 +45,12 @@ TILES: tuple[tuple[float, Tile], ...] = (
     (24.0, Tile(32, 64, 128, 4, 5)),
     (48.0, Tile(64, 128, 128, 4, 3)),
     (256.0, Tile(128, 128, 128, 8, 4)),
-    (float("inf"), Tile(128, 256, 128, 8, 3)),
 )
+MOST_ROWS = {1: Tile(128, 256, 128, 8, 3), 2: Tile(256, 128, 128, 8, 3)}  # beyond, by bytes of a weight
 
 
-def tile_for(pairs: int, experts: int) -> Tile:
-    return next(tile for most, tile in TILES if pairs <= most * experts)
+def tile_for(pairs: int, experts: int, weight_bytes: int) -> Tile:
+    return next((tile for most, tile in TILES if pairs <= most * experts), MOST_ROWS[weight_bytes])
 
 
 def grouped_up(
@@ -103,7 +103,7 @@ def _launch(
 ) -> Tensor:
     experts, n, k = weight.shape
     count = len(pairs.order)
-    tile = tile or tile_for(count, experts)
+    tile = tile or tile_for(count, experts, weight.element_size())
     tiles = min(count, count // tile.rows + experts)
     if tiles:
         none = pairs.ends
