@@ -20,7 +20,7 @@ from workers.engine.memory.sizes import memory_for
 from workers.engine.model.omni import OmniModel
 from workers.engine.request import Request, Result
 from workers.engine.scheduler import Budgets
-from workers.engine.start import WORKSPACE_BYTES, build
+from workers.engine.start import build, free_on_card
 
 SEQUENCES = 96
 BUDGETS = Budgets(tokens=2048, window=16, context=4096)
@@ -60,7 +60,7 @@ def main() -> None:
     print(
         f"loaded {algo or 'BF16'} in {time.monotonic() - began:.0f} s: {torch.cuda.memory_allocated() / 2**30:.1f} GiB"
     )
-    free = torch.cuda.mem_get_info()[0] - WORKSPACE_BYTES
+    free = free_on_card(model, drawn.config, BUDGETS, SEQUENCES)
     dtype = getattr(torch, drawn.config.torch_dtype)
     memory = memory_for(
         drawn.config.text, free, window=BUDGETS.window, dtype=dtype, kv_dtype=None, most_slots=SEQUENCES

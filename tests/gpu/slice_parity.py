@@ -85,23 +85,26 @@ class Slice:
         grid, px = self.sizes.page, self.config.vision.patch_size
         packed = self._drawn(grid.patches, 3 * px * px)
         size = torch.tensor([[grid.rows, grid.columns]], device=self.device)
-        theirs = [one.get_image_features(packed.to(one.dtype), size).pooler_output for one in self._published()]
-        ours = self.ours.encode_images(packed.bfloat16(), [grid])
-        return Medium("image", oracle.IMAGE, *(torch.cat(list(one)) for one in theirs), ours)
+        truth, theirs = (
+            torch.cat(list(one.get_image_features(packed.to(one.dtype), size).pooler_output))
+            for one in self._published()
+        )
+        return Medium("image", oracle.IMAGE, truth, theirs, self.ours.encode_images(packed.bfloat16(), [grid]))
 
     def _video(self) -> Medium:
         px = self.config.vision.patch_size
         frames = self._drawn(self.sizes.frames, 3, *self.sizes.frame.size_px(px))
-        theirs = [one.get_video_features(frames.to(one.dtype)).pooler_output for one in self._published()]
+        truth, theirs = (
+            one.get_video_features(frames.to(one.dtype)).pooler_output.flatten(0, 1) for one in self._published()
+        )
         ours = self.ours.encode_video(patches(tubelets(frames), px).bfloat16(), self.sizes.frame)
-        return Medium("video", oracle.IMAGE, *(one.flatten(0, 1) for one in theirs), ours.flatten(0, 1))
+        return Medium("video", oracle.IMAGE, truth, theirs, ours.flatten(0, 1))
 
     def _sound(self) -> Medium:
         clips = [0.1 * torch.randn(int(16_000 * length), generator=self._noise) for length in self.sizes.seconds]
         mel = log_mel(clips).to(self.device)
-        return Medium(
-            "sound", oracle.SOUND, *(their_sound(one, mel) for one in self._published()), self.ours.encode_sound(mel)
-        )
+        truth, theirs = (their_sound(one, mel) for one in self._published())
+        return Medium("sound", oracle.SOUND, truth, theirs, self.ours.encode_sound(mel))
 
     def _published(self) -> tuple[Any, Any]:
         return self.truth, self.theirs

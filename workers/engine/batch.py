@@ -10,7 +10,7 @@ A `Batch` is filled on the host and travels in one copy; `Launch` is what one st
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -117,7 +117,13 @@ class Batch:
         self._device = _Tables(tokens, sequences, blocks, device)
 
     def fill(
-        self, decodes: Sequence[Piece], prefills: Sequence[Piece], *, pad_decodes: int = 0, pad_tokens: int = 0
+        self,
+        decodes: Sequence[Piece],
+        prefills: Sequence[Piece],
+        *,
+        pad_decodes: int = 0,
+        pad_tokens: int = 0,
+        pad_samples: bool = False,
     ) -> Launch:
         """Writes a step and sends it, behind what the device still has to do. The step before the last must be over.
 
@@ -125,11 +131,12 @@ class Batch:
             decodes, prefills: at least one of them.
             pad_decodes: decoding sequences at least.
             pad_tokens: rows at least; those too many belong to one more sequence that prefills.
+            pad_samples: the logits of padding are wanted too, as a graph of that many sequences gives them.
 
         Raises:
             ValueError: more than was allocated, or a piece that its state does not allow.
         """
-        padding = Piece([0], 0, 0, [0], sample=False, flush=False)
+        padding = _padding(sample=pad_samples)
         pieces = [*decodes, *[padding] * (pad_decodes - len(decodes))]
         count = len(pieces)
         pieces += prefills
@@ -144,6 +151,16 @@ class Batch:
         host.write(pieces, self.block)
         self._device.bytes.copy_(host.bytes, non_blocking=True)
         return self._device.launch(shape)
+
+    def padding(self, sequences: int) -> Launch:
+        """A step of that many decoding sequences, none of which is one, with the largest bounds there are."""
+        pieces = [_padding(sample=True)] * sequences
+        host = self._hosts[0]
+        self._hosts.reverse()
+        host.write(pieces, self.block)
+        self._device.bytes.copy_(host.bytes)
+        most = self._device.fields["block_table"].shape[1] * self.block
+        return self._device.launch(replace(_shape(pieces, sequences), longest_context=most))
 
 
 class _Tables:
@@ -187,6 +204,10 @@ class _Tables:
         lengths |= {"query_start": shape.sequences + 1, "sample_row": shape.samples}
         views = {name: field[: lengths.get(name, shape.sequences)] for name, field in self.fields.items()}
         return Launch(shape=shape, **views)
+
+
+def _padding(*, sample: bool) -> Piece:
+    return Piece([0], 0, 0, [0], sample=sample, flush=False)
 
 
 def _add_rows(columns: dict[str, list[int]], piece: Piece, block: int) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from workers.engine.batch import LAST_SAMPLED, Batch, Launch, Piece
 from workers.engine.embeddings import Embeddings, Encoders, Look
 from workers.engine.grammar import Constraint, MaskRows
+from workers.engine.graphs import Graphs
 from workers.engine.kernels.logprob import logprob
 from workers.engine.memory.reservation import Memory
 from workers.engine.memory.state import Limits, State
@@ -109,10 +110,16 @@ class Runner:
         if self._side is not None:
             self._side.wait_stream(torch.cuda.current_stream(device))  # weights and empty pools are on their way
         self._sent: torch.cuda.Event | None = None
+        self._graphs: Graphs | None = None
 
     @property
     def device(self) -> torch.device:
         return self._state.last_token.device
+
+    @torch.no_grad()
+    def capture(self) -> None:
+        """Steps in which everybody decodes are replayed from now on. Before the first step."""
+        self._graphs = Graphs(self._model, self._state, self._batch, len(self._state.last_token) - 1)
 
     @torch.no_grad()
     def encode(self, handle: Handle, one: Pass) -> None:
@@ -130,10 +137,16 @@ class Runner:
             return
         if self._sent is not None:
             self._sent.synchronize()  # the last copy out of the batch's host memory, long done
-        pieces = [self._piece(row) for row in plan.rows]
-        launch = self._batch.fill(pieces[: plan.decodes], pieces[plan.decodes :])
+        pieces, decodes = [self._piece(row) for row in plan.rows], plan.decodes
+        size = self._graphs.size_for(decodes) if self._graphs is not None and decodes == len(pieces) else None
+        launch = self._batch.fill(
+            pieces[:decodes], pieces[decodes:], pad_decodes=size or 0, pad_samples=size is not None
+        )
         self._sent = self._mark()
-        self._forward(handle, launch)
+        if self._graphs is None or size is None:
+            self._forward(handle, launch)
+        else:
+            handle.logits, handle.slots = self._graphs.replay(size)[:decodes], launch.state_slot[:decodes]
 
     @torch.no_grad()
     def sample(self, handle: Handle, draws: Sequence[Draw], *, logprobs: bool = False) -> None:

@@ -92,7 +92,8 @@ class SamplerRows:
             masks: [mask rows, ceil(vocab / 32)] int32 on the device.
         """
         for host, device in zip(self._host, self._device, strict=True):
-            device[:, :rows].copy_(host[:, :rows], non_blocking=True)
+            # Whole: a part of each row would travel by way of memory that is not pinned, and wait for the device.
+            device.copy_(host, non_blocking=True)
         (temperature, top_p), (top_k, mask_row), (seed, position, forced_id) = (
             block[:, :rows].unbind() for block in self._device
         )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from workers.engine.loop import Loop
 from workers.engine.memory.reservation import Memory
 from workers.engine.memory.sizes import MOST_SLOTS, memory_for
 from workers.engine.memory.state import State
+from workers.engine.memory.workspace import workspace_bytes
 from workers.engine.model.omni import OmniModel
 from workers.engine.output import Outputs
 from workers.engine.prefetch import Prefetch
@@ -26,7 +28,7 @@ from workers.engine.sections import ConfigError, mismatch
 from workers.engine.tokenizer import EOS, IM_END, IMAGE, SOUND, Tokenizer
 
 CPU_BYTES = 2 << 30  # of states on a machine without a GPU
-WORKSPACE_BYTES = 4 << 30  # activations and the encoders' buffers on a GPU
+GRAPH_BYTES = 1 << 30  # graphs of decoding steps, and what the allocator cannot use
 CPU, GPU = Budgets(tokens=512, window=1), Budgets(tokens=2048, window=16)
 
 
@@ -73,16 +75,18 @@ def start(
     config = checkpoint.config
     _check_ids(config, tokenizer)
     model = OmniModel.load(Weights(checkpoint, device))
-    budgets = budgets or (GPU if device.startswith("cuda") else CPU)
+    budgets = budgets or (GPU if on_card(device) else CPU)
     budgets = replace(budgets, context=min(budgets.context, config.text.max_position_embeddings))
-    free_bytes = _free_bytes(device) if state_bytes is None else state_bytes
+    most_slots = min(MOST_SLOTS, budgets.tokens)
+    if state_bytes is None:
+        state_bytes = free_on_card(model, config, budgets, most_slots, device) if on_card(device) else CPU_BYTES
     memory = memory_for(
         config.text,
-        free_bytes,
+        state_bytes,
         window=budgets.window,
         dtype=getattr(torch, config.torch_dtype),
         kv_dtype=_kv_dtype(config),
-        most_slots=min(MOST_SLOTS, budgets.tokens),
+        most_slots=most_slots,
     )
     loop = Loop(build(config, model, tokenizer, memory, budgets, device=device, entering=entering))
     composer = Composer(config, tokenizer, budgets.context, pin=device.startswith("cuda"))
@@ -108,6 +112,8 @@ def build(
         device=device,
     )
     runner = Runner(model, state, memory, budgets, vocab_size=config.text.vocab_size, look=Look.of(config))
+    if on_card(device):
+        runner.capture()
     return Engine(
         runner,
         Scheduler(memory, budgets),
@@ -134,8 +140,14 @@ def _kv_dtype(config: OmniConfig) -> torch.dtype | None:
     return torch.float8_e4m3fn if config.quant.kv_fp8 else None
 
 
-def _free_bytes(device: str) -> int:
-    if not device.startswith("cuda"):
-        return CPU_BYTES
-    free, _ = torch.cuda.mem_get_info(device)
-    return free - WORKSPACE_BYTES
+def on_card(device: str) -> bool:
+    return device.startswith("cuda")
+
+
+def free_on_card(
+    model: Any, config: OmniConfig, budgets: Budgets, slots: int, device: str = "cuda", *, encoders: bool = True
+) -> int:
+    """Bytes for states: what weights, the largest step and the graphs leave."""
+    workspace = workspace_bytes(model, config, budgets, slots, device, encoders=encoders)
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0] - workspace - GRAPH_BYTES

@@ -57,7 +57,7 @@ class Steps:
         if media is not None:
             self.state.media.copy_(media)
         self.batch = Batch(
-            tokens=tokens, sequences=2 * SEQUENCES, blocks=max(self.blocks, 64), block=block, device=device
+            tokens=tokens, sequences=2 * SEQUENCES + 1, blocks=max(self.blocks, 64), block=block, device=device
         )
 
     def memory(self) -> list[Tensor]:

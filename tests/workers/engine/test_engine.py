@@ -22,7 +22,12 @@ from workers.engine.errors import EngineFailed, NeverFits, OutOfMemory, RequestF
 from workers.engine.request import FinishReason, Request
 from workers.engine.tokenizer import Control
 
-ONE_LETTER = {"type": "object", "properties": {"a": {"enum": ["b", "c"]}}, "required": ["a"]}
+ONE_LETTER = {
+    "type": "object",
+    "properties": {"a": {"enum": ["b", "c"]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 
 
 @pytest.mark.parametrize("window", [1, 3])

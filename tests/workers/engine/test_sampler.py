@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.workers.engine.no_sync import NoSync
 from workers.engine.kernels.logprob import logprob
-from workers.engine.kernels.sample import _drawn_rank
+from workers.engine.kernels.sample import _drawn
 from workers.engine.sampler import SamplerInputs, SamplerRows, sample
 from workers.engine.sampling import SamplingParams
 
@@ -106,20 +106,39 @@ def test_a_draw_on_a_border_belongs_to_the_token_behind_it() -> None:
     row, half = torch.zeros(2, 2), torch.full((2,), 0.5, dtype=torch.float64)
     whole = torch.ones(2)
     draw = half - torch.tensor([0.0, 2.0**-53], dtype=torch.float64)
-    assert _drawn_rank(row, whole, whole, torch.zeros(2, dtype=torch.int32), draw).tolist() == [1, 0]
+    assert _drawn(row, whole, whole, torch.zeros(2, dtype=torch.int32), draw[None]).tolist() == [1, 0]
 
 
 def test_the_sum_of_many_small_shares_is_exact() -> None:
     """20,000 of them, each less than a float32 near 1 can tell: 1.1 in a thousand together."""
-    ordered = torch.tensor([[0.0] + [-16.7] * 20_000])
+    logits = torch.tensor([[0.0] + [-16.7] * 20_000])
     one = torch.ones(1)
     bits = 53 - (20_001 - 1).bit_length()
-    small = round(float(ordered[0, 1].exp()) * 2.0**bits)
+    small = round(float(logits[0, 1].exp()) * 2.0**bits)
     for share in (0.9985, 0.999, 0.9995, 1 - 2**-53):
-        draw = torch.tensor([share], dtype=torch.float64)
-        rank = int(_drawn_rank(ordered, one, one, torch.zeros(1, dtype=torch.int32), draw)[0])
+        draw = torch.tensor([[share]], dtype=torch.float64)
+        id = int(_drawn(logits, one, one, torch.zeros(1, dtype=torch.int32), draw)[0])
         total = 2**bits + 20_000 * small
-        assert rank == max(0, 1 + (min(math.floor(share * total), total - 1) - 2**bits) // small)
+        assert id == max(0, 1 + (min(math.floor(share * total), total - 1) - 2**bits) // small)
+
+
+def test_an_id_that_top_p_does_not_keep_falls_away_with_all_behind_it() -> None:
+    # 2, 0 and 1 stand in this order with 4, 2 and 2 of 8; 0.5 keeps 2 alone. 0.3 takes 1, then 0.3 of six is 0.
+    logits, half = torch.tensor([[2.0, 2.0, 4.0]]).log(), torch.tensor([0.5])
+    draws = torch.tensor([[0.3], [0.3], [0.9]], dtype=torch.float64)
+    drawn = [
+        int(_drawn(logits, torch.ones(1), top_p, torch.zeros(1, dtype=torch.int32), draws[:turns])[0])
+        for top_p, turns in ((torch.ones(1), 1), (torch.tensor([0.7]), 2), (half, 3))
+    ]
+    assert drawn == [1, 0, 2]
+
+
+def test_shares_are_the_same_however_often_top_p_refuses() -> None:
+    weights = [1, 3, 1, 2, 1, 1, 1] + [1] * 20
+    drawn = draws([math.log(weight) for weight in weights], 20_000, top_p=5.5 / sum(weights), seed=3)
+    assert set(drawn) == {0, 1, 3}  # 3 and 2 and the first of those with 1
+    for id, share in ((0, 1 / 6), (1, 3 / 6), (3, 2 / 6)):
+        assert drawn[id] / 20_000 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 20_000))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -243,7 +262,7 @@ def test_draws_are_those_of_yesterday() -> None:
     """A change here changes the answers to every request with a seed."""
     logits = torch.linspace(-2, 2, 1000).repeat(6, 1)
     rows = [SamplingParams(seed=seed, top_p=0.95, temperature=0.6) for seed in (0, 1, -1, 2**63, 2**64 - 1, 42)]
-    assert sample(logits, inputs(rows, 1000)).tolist() == [928, 847, 986, 721, 873, 946]
+    assert sample(logits, inputs(rows, 1000)).tolist() == [862, 940, 643, 982, 923, 827]
 
 
 # --- no waiting for the device ----------------------------------------------------------------------------------

@@ -3,69 +3,50 @@
 Source: spec 2.3.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-class Sorted(NamedTuple):
-    """Pairs of token and expert, in the order of the experts.
-
-    Attributes:
-        order: [T k] which pair, counted token by token, stands at a place.
-        token: [T k] the token of a place.
-        expert: [T k] its expert.
-        ends: [E] int32, the place behind the last one of an expert.
-    """
-
-    order: Tensor
-    token: Tensor
-    expert: Tensor
-    ends: Tensor
+from workers.engine.kernels.by_expert import by_expert
+from workers.engine.kernels.grouped_mm import grouped_down, grouped_up
+from workers.engine.kernels.jit import HAVE_TRITON
+from workers.engine.kernels.route import Routing
+from workers.engine.kernels.weighted_sum import weighted_sum
 
 
-def experts(x: Tensor, chosen: Tensor, weights: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def experts(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tensor | None = None) -> Tensor:
     """Weighted sum over the chosen experts.
 
     Args:
         x: [T, D].
-        chosen: [T, k] int64 experts.
-        weights: [T, k] f32.
+        routing: [T, k] experts and their weights.
         up: [E, F, D] of the dtype of x, D contiguous.
         down: [E, D, F], F contiguous.
+        shared: [T, D], added to the sum.
 
     Returns:
         [T, D] of the dtype of x; added up in fp32.
     """
-    grouped = x.is_cuda and x.dtype == torch.bfloat16
-    return (_experts_grouped if grouped else experts_ref)(x, chosen, weights, up, down)
+    if not (HAVE_TRITON and x.is_cuda and x.dtype == torch.bfloat16):
+        return experts_ref(x, routing, up, down, shared)
+    return experts_kernel(x, routing, up, down, shared)
 
 
-def experts_ref(x: Tensor, chosen: Tensor, weights: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def experts_ref(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tensor | None = None) -> Tensor:
     """Every expert sees every token; those that were not chosen weigh nothing."""
     hidden = F.relu(x @ up.transpose(1, 2)).square()  # [E, T, F]
-    out = hidden @ down.transpose(1, 2)  # [E, T, D]
-    share = torch.zeros(len(x), len(up), device=x.device).scatter(1, chosen, weights)
-    return torch.einsum("etd,te->td", out.float(), share).to(x.dtype)
+    return share(hidden @ down.transpose(1, 2), routing, shared).to(x.dtype)
 
 
-def _experts_grouped(x: Tensor, chosen: Tensor, weights: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    pairs = by_expert(chosen, len(up))
-    hidden = F.grouped_mm(x[pairs.token], up.transpose(1, 2), offs=pairs.ends)
-    out = F.grouped_mm(F.relu(hidden).square(), down.transpose(1, 2), offs=pairs.ends)
-    return weighted_sum(out, pairs, weights).to(x.dtype)
+def share(out: Tensor, routing: Routing, shared: Tensor | None) -> Tensor:
+    """[T, D] f32 from what every expert makes of every token, [E, T, D]."""
+    weights = torch.zeros(out.shape[1], len(out), device=out.device)
+    weights = weights.scatter(1, routing.experts.long(), routing.weights)
+    total = torch.einsum("etd,te->td", out.float(), weights)
+    return total if shared is None else total + shared.float()
 
 
-def by_expert(chosen: Tensor, count: int) -> Sorted:
-    """Sorts the pairs of [T, k] by expert, on the device."""
-    expert, order = chosen.flatten().sort(stable=True)
-    ends = torch.searchsorted(expert, torch.arange(count, device=chosen.device), right=True)
-    return Sorted(order, order // chosen.shape[1], expert, ends.int())
-
-
-def weighted_sum(out: Tensor, pairs: Sorted, weights: Tensor) -> Tensor:
-    """[T, D] f32 from the rows [T k, D] of the pairs; always added in the order of the choice."""
-    by_token = torch.empty_like(out).index_copy(0, pairs.order, out)
-    return torch.einsum("tkd,tk->td", by_token.unflatten(0, weights.shape).float(), weights)
+def experts_kernel(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tensor | None = None) -> Tensor:
+    pairs = by_expert(routing.experts, len(up))
+    hidden = grouped_up(x, up, pairs, routing.experts.shape[1])
+    return weighted_sum(grouped_down(hidden, down, pairs, x.dtype), pairs.place, routing.weights, shared)

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workers.engine.kernels.jit import kernels_run
+from workers.engine.kernels.paged_decode import paged_decode_kernel
+from workers.engine.kernels.paged_prefill import paged_prefill_kernel
+
 E4M3 = torch.float8_e4m3fn
 
 
@@ -36,7 +40,9 @@ def paged_attention(
     Returns:
         [T, Hq, W].
     """
-    return paged_attention_ref(
+    kernel = kernels_run(queries) and _kernels_take(queries, cache)
+    attention = paged_attention_kernel if kernel else paged_attention_ref
+    return attention(
         queries, cache, block_table, query_start, context_len, scale,
         decodes=decodes, longest_query=longest_query, longest_context=longest_context,
     )  # fmt: skip
@@ -69,6 +75,45 @@ def paged_attention_ref(
         sequence = torch.searchsorted(starts, tokens, right=True) - 1
         parts.append(out[sequence, tokens - starts[sequence]])
     return torch.cat(parts)
+
+
+def _kernels_take(queries: Tensor, cache: Tensor) -> bool:
+    """Sixteen query heads make the rows of a product; a tile of positions lies in one block."""
+    _, heads, width = queries.shape
+    _, _, block, kv_heads, _ = cache.shape
+    return (
+        queries.dtype in (torch.bfloat16, torch.float16)
+        and cache.dtype in (queries.dtype, E4M3)
+        and heads == 16 * kv_heads
+        and all(size >= 16 and size & (size - 1) == 0 for size in (width, block))
+        and queries.stride()[1:] == (width, 1)
+        and cache.is_contiguous()
+    )
+
+
+def paged_attention_kernel(
+    queries: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    scale: Tensor,
+    *,
+    decodes: int,
+    longest_query: int,
+    longest_context: int,
+) -> Tensor:
+    """As `paged_attention`; no block is in two sequences, the padding one excepted."""
+    out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+    if decodes:
+        rows = slice(decodes)
+        paged_decode_kernel(
+            queries[rows], cache, block_table[rows], context_len[rows], scale, out[rows],
+            longest_context=longest_context,
+        )  # fmt: skip
+    if decodes < len(context_len):
+        paged_prefill_kernel(queries, cache, block_table, query_start, context_len, scale, out, decodes=decodes)
+    return out
 
 
 def _attend(

@@ -5,8 +5,12 @@ A token is drawn with (seed, position) alone, so it does not depend on what else
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 3.3.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
+
+from workers.engine.kernels.jit import jit, tl
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -34,19 +38,28 @@ def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Te
     return c0, c1, c2, c3
 
 
-def uniform(seed: Tensor, position: Tensor) -> Tensor:
+def uniform(seed: Tensor, position: Tensor, turn: Tensor | int = 0) -> Tensor:
     """A number in [0, 1) with 53 random bits for each row.
 
     Args:
         seed, position: [S] int64; the bits of a negative one count as they are.
+        turn: [*, S] int64 or one number in 0..2^32 - 1, where a row needs several.
 
     Returns:
-        [S] float64.
+        [*, S] float64.
     """
     zero = torch.zeros_like(position)
-    counter = (position & WORD, (position >> 32) & WORD, zero, zero)
+    counter = (position & WORD, (position >> 32) & WORD, zero + turn, zero)
     first, second, *_ = philox4x32(counter, (seed & WORD, (seed >> 32) & WORD))
     return ((first >> 5) * (1 << 26) + (second >> 6)).double() * 2.0**-53
+
+
+@jit
+def uniform_of(seed, position, turn):
+    """`uniform` inside a kernel."""
+    low, high = position.to(tl.uint32), (position >> 32).to(tl.uint32)
+    words = tl.philox(seed, low, high, turn.to(tl.uint32), low * 0)
+    return ((words[0] >> 5).to(tl.float64) * (1 << 26) + (words[1] >> 6).to(tl.float64)) * 2.0**-53
 
 
 def _product(factor: int, word: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ With a_i = dt_i A and L[i, j] = exp(sum_{j < k <= i} a_k) for j <= i, else 0, a 
     y_i = sum_j L[i, j] (C_i B_j) dt_j x_j  +  exp(sum_{k <= i} a_k) C_i h  +  D x_i
     h'  = exp(sum_k a_k) h  +  sum_j exp(sum_{k > j} a_k) dt_j x_j (outer) B_j
 
-The result does not depend on the size of a chunk, nor on where a prompt was cut.
+The result does not depend on the size of a chunk, nor on where a prompt was cut: the kernel takes tiles of its own.
 
 Source: spec 2.2; arXiv 2405.21060, section 6.
 """
@@ -13,6 +13,8 @@ Source: spec 2.2; arXiv 2405.21060, section 6.
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from workers.engine.kernels.ssm_scan_kernel import fits, ssm_scan_kernel
 
 
 def ssm_scan(
@@ -45,10 +47,10 @@ def ssm_scan(
     Returns:
         y [T, H P] of the dtype of xbc.
     """
-    return ssm_scan_ref(
-        xbc, dt, a, d, dt_bias, state, query_start, state_slot, has_initial_state,
-        groups=groups, chunk=chunk, longest_query=longest_query,
-    )  # fmt: skip
+    tensors = (xbc, dt, a, d, dt_bias, state, query_start, state_slot, has_initial_state)
+    if fits(xbc, dt, state):
+        return ssm_scan_kernel(*tensors, groups=groups, longest_query=longest_query)
+    return ssm_scan_ref(*tensors, groups=groups, chunk=chunk, longest_query=longest_query)
 
 
 def ssm_scan_ref(

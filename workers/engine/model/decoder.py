@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from workers.engine.batch import Launch
 from workers.engine.checkpoint.weights import Weights
 from workers.engine.config import Mixer, TextConfig
+from workers.engine.kernels.embed import embed
 from workers.engine.kernels.rms_norm import Normed, add_rms_norm
 from workers.engine.memory.state import State
 from workers.engine.model.attention import Attention
@@ -39,6 +38,11 @@ class Mixing(Protocol):
 class Block:
     norm: Tensor
     mixer: Mixing
+
+    @property
+    def reads_value(self) -> bool:
+        """Whether the normalised numbers are read, and not their codes alone. A router always reads them."""
+        return isinstance(self.mixer, Moe) or not self.mixer.input_scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +71,24 @@ class Decoder:
         )
 
     def __call__(self, launch: Launch, state: State) -> Tensor:
-        """Logits [samples, vocab] f32 of the rows that are sampled. Writes `state`; waits for nothing."""
+        """[samples, vocab] logits of the rows that are sampled, in the head's dtype.
+
+        Writes `state`; waits for nothing.
+        """
         eps, rows = self.config.layer_norm_epsilon, launch.sample_row
         residual, delta = self.embed(launch, state), None
         for block in self.blocks:
-            normed = add_rms_norm(residual, delta, block.norm, eps, block.mixer.input_scales)
+            scales = block.mixer.input_scales
+            normed = add_rms_norm(residual, delta, block.norm, eps, scales, value=block.reads_value)
             residual, delta = normed.residual, block.mixer(normed, launch, state)
-        delta = None if delta is None else delta[rows]
-        return linear(add_rms_norm(residual[rows], delta, self.norm, eps).value, self.head).float()
+        return linear(add_rms_norm(residual, delta, self.norm, eps, rows=rows).value, self.head)
 
     def embed(self, launch: Launch, state: State) -> Tensor:
         """[T, D]: a row of the pool for media, else the embedding of the token, given or sampled last."""
-        decodes = launch.shape.decodes
-        sampled = state.last_token[launch.state_slot[:decodes]]
-        given = launch.token_ids[:decodes]
-        ids = torch.cat([given.where(given >= 0, sampled), launch.token_ids[decodes:]])
-        media = state.media[launch.media_row.clamp_min(0)]
-        return media.where((launch.media_row >= 0)[:, None], F.embedding(ids, self.embeddings))
+        return embed(
+            launch.token_ids, launch.state_slot, launch.media_row, state.last_token, state.media, self.embeddings,
+            launch.shape.decodes,
+        )  # fmt: skip
 
 
 def _blocks(weights: Weights, config: TextConfig, prefix: str) -> Iterator[Block]:

@@ -12,16 +12,20 @@ Nothing here waits for the device: scales stay tensors.
 Source: spec 8.2, 8.3.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.engine.checkpoint.formats import E4M3, Dense, Fp8, Nvfp4, Weight, dequantise, quantise_fp8
+from workers.engine.checkpoint.formats import E4M3, Dense, Fp8, Nvfp4, Weight, dequantise
+from workers.engine.kernels.quantise import quantise
 
 __all__ = ["Dense", "Fp8", "Nvfp4", "Weight", "linear"]
 
 # What an FP8 matrix product on the card asks of both dimensions of a weight.
 FP8_MULTIPLE = 16
+MOST_ROWS = 1 << 17  # of a step
 
 
 def linear(x: Tensor, weight: Weight) -> Tensor:
@@ -38,7 +42,7 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
         case Dense():
             return F.linear(x, weight.weight, weight.bias)
         case Fp8(input_scale=scale) if scale is not None:
-            codes = x if x.dtype == E4M3 else quantise_fp8(x, scale)
+            codes = x if x.dtype == E4M3 else quantise(x, scale)
             return (_fp8_scaled_mm if _fits_scaled_mm(codes, weight) else linear_fp8_ref)(codes, weight, scale)
         case Fp8() | Nvfp4():
             return F.linear(x, dequantise(weight, x.dtype)).to(weight.out_dtype)
@@ -61,8 +65,14 @@ def _fp8_scaled_mm(codes: Tensor, weight: Fp8, input_scale: Tensor) -> Tensor:
         scale_a, scale_b = input_scale.reshape(1, 1), weight.scale.reshape(1, 1)
     else:
         # A scale for each output row asks for one for each row of activations as well.
-        scale_a, scale_b = input_scale.expand(len(rows), 1).contiguous(), weight.scale.reshape(1, -1)
+        scale_a, scale_b = _ones(codes.device)[: len(rows)], (input_scale * weight.scale).reshape(1, -1)
     out = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
         rows, weight.weight.t(), scale_a, scale_b, out_dtype=weight.out_dtype
     )
     return out.view(*codes.shape[:-1], -1)
+
+
+@lru_cache
+def _ones(device: torch.device) -> Tensor:
+    """[rows, 1] f32, made once, for a fill is a launch, and kept, for graphs read it."""
+    return torch.ones(MOST_ROWS, 1, device=device)

@@ -27,7 +27,7 @@ class Mamba:
     Attributes:
         index: which of the Mamba layers it is.
         in_proj: rows z, x, B, C, dt.
-        conv_weight: [C, K].
+        conv_weight: [C, K], the channels of a tap beside each other.
         a, d, dt_bias: [H] f32; a = -exp(A_log).
         norm: [H P].
     """
@@ -49,7 +49,7 @@ class Mamba:
             config=config,
             index=index,
             in_proj=weights.linear(f"{prefix}.in_proj"),
-            conv_weight=weights.tensor(f"{prefix}.conv1d.weight").squeeze(1),
+            conv_weight=weights.tensor(f"{prefix}.conv1d.weight").squeeze(1).t().contiguous().t(),
             conv_bias=weights.tensor(f"{prefix}.conv1d.bias"),
             a=-weights.tensor(f"{prefix}.A_log", torch.float32).exp(),
             d=weights.tensor(f"{prefix}.D", torch.float32),
@@ -71,8 +71,11 @@ class Mamba:
             xbc, self.conv_weight, self.conv_bias, own.conv_ring,
             launch.positions, launch.query_start, launch.state_slot,
         )  # fmt: skip
-        y = torch.cat([*self._step(xbc, dt, launch, own), *self._scan(xbc, dt, launch, own)])
-        return linear(gated_norm(y, z, self.norm, config.n_groups, config.layer_norm_epsilon), self.out_proj)
+        parts = [*self._step(xbc, dt, launch, own), *self._scan(xbc, dt, launch, own)]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        scales = input_scales(self.out_proj)
+        u = gated_norm(y, z, self.norm, config.n_groups, config.layer_norm_epsilon, *scales)
+        return linear(u, self.out_proj)
 
     def _step(self, xbc: Tensor, dt: Tensor, launch: Launch, own: MambaState) -> list[Tensor]:
         """The decoding rows, if there are any."""

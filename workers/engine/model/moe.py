@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from workers.engine.batch import Launch
 from workers.engine.checkpoint.formats import Dense, Fp8, Nvfp4, dequantise
@@ -18,6 +17,7 @@ from workers.engine.kernels.experts_fp8 import experts_fp8
 from workers.engine.kernels.experts_nvfp4 import experts_nvfp4
 from workers.engine.kernels.rms_norm import Normed
 from workers.engine.kernels.route import Routing, route
+from workers.engine.kernels.squared_relu import squared_relu
 from workers.engine.memory.state import State
 from workers.engine.model.linear import Weight, linear
 from workers.engine.model.norm import input_scales, inputs
@@ -65,19 +65,24 @@ class Moe:
             scale=self.config.routed_scaling_factor,
             normalise=self.config.norm_topk_prob,
         )  # fmt: skip
-        return self._routed(routed, routing) + linear(F.relu(linear(shared, self.shared_up)).square(), self.shared_down)
+        return self._experts(routed, routing, self._shared(shared))
 
-    def _routed(self, x: Tensor, routing: Routing) -> Tensor:
+    def _shared(self, x: Tensor) -> Tensor:
+        hidden = linear(x, self.shared_up)
+        scale = input_scales(self.shared_down)
+        return linear(squared_relu(hidden, *scale), self.shared_down)
+
+    def _experts(self, x: Tensor, routing: Routing, shared: Tensor) -> Tensor:
         match self.up, self.down:
             case Dense(weight=up), Dense(weight=down):
-                return experts(x, *routing, up, down)
+                return experts(x, routing, up, down, shared)
             case Fp8(input_scale=Tensor() as up_in) as up, Fp8(input_scale=Tensor() as down_in) as down:
                 return experts_fp8(
-                    x, *routing, up.weight, up.scale, up_in, down.weight, down.scale, down_in, up.out_dtype
+                    x, routing, up.weight, up.scale, up_in, down.weight, down.scale, down_in, up.out_dtype, shared
                 )
             case Nvfp4(swizzled=False) as up, Nvfp4(swizzled=False) as down:
                 scales = (up.block_scale, up.scale_2), (down.block_scale, down.scale_2)
-                return experts_nvfp4(x, *routing, up.weight, *scales[0], down.weight, *scales[1])
+                return experts_nvfp4(x, routing, up.weight, *scales[0], down.weight, *scales[1], shared)
             case up, down:
                 # Any other mixture of formats: numbers of the activations' dtype for this call.
-                return experts(x, *routing, dequantise(up, x.dtype), dequantise(down, x.dtype))
+                return experts(x, routing, dequantise(up, x.dtype), dequantise(down, x.dtype), shared)

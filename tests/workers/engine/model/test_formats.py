@@ -15,7 +15,8 @@ from workers.engine.checkpoint.formats import Dense, dequantise_fp8, dequantise_
 from workers.engine.checkpoint.weights import Weights
 from workers.engine.config import OmniConfig
 from workers.engine.kernels.rms_norm import Normed
-from workers.engine.model import attention, mamba, moe
+from workers.engine.kernels.route import Routing
+from workers.engine.model import attention, decoder, mamba, moe
 from workers.engine.model.omni import OmniModel
 from workers.engine.quant import Format
 
@@ -81,10 +82,11 @@ class Simulated:
     def linear(self, x: Tensor, weight: Dense) -> Tensor:
         return F.linear(self._rounded(x, weight.weight), weight.weight)
 
-    def experts(self, x: Tensor, chosen: Tensor, weights: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    def experts(self, x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tensor) -> Tensor:
         hidden = F.relu(self._rounded(x, up) @ up.transpose(1, 2)).square()
         out = self._rounded(hidden, down) @ down.transpose(1, 2)
-        return torch.einsum("etd,te->td", out, torch.zeros(len(x), len(up)).scatter(1, chosen, weights))
+        share = torch.zeros(len(x), len(up)).scatter(1, *routing)
+        return torch.einsum("etd,te->td", out, share) + shared
 
 
 @pytest.mark.parametrize("algo", ["FP8", "NVFP4"])
@@ -106,6 +108,7 @@ def test_codes_from_the_norm_are_those_of_the_linear_layer(monkeypatch: pytest.M
     def values(normed: Normed, *weights: object) -> list[Tensor]:
         return [normed.value for _ in weights]
 
+    monkeypatch.setattr(decoder.Block, "reads_value", True)
     for module in (attention, mamba):
         monkeypatch.setattr(module, "inputs", values)
     assert torch.equal(answer(model), with_codes)

@@ -46,6 +46,10 @@ def late_gate(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) 
     return weight * (grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + eps)).flatten(-2) * F.silu(gate)
 
 
+def one_group(x: Tensor, gate: Tensor, weight: Tensor, groups: int, *rest: Any) -> Tensor:
+    return gated_norm(x, gate, weight, 1, *rest)
+
+
 def least_step(xbc: Tensor, dt: Tensor, a: Tensor, d: Tensor, dt_bias: Tensor, *rest: Any, **sizes: int) -> Tensor:
     """The clamp of transformers' port, undone behind the softplus."""
     step = F.softplus(dt + dt_bias).clamp_min(0.02)
@@ -67,7 +71,7 @@ FAULTS: dict[str, tuple[ModuleType | type, str, Any, str]] = {
     "router bias in the weights": (moe, "route", bias_in_the_weights, "text: logits, whole"),
     "no router bias": (moe, "route", lambda x, w, b, **k: route(x, w, 0 * b, **k), "text: logits, whole"),
     "gate behind the norm": (mamba, "gated_norm", late_gate, "text: logits, whole"),
-    "norm over all": (mamba, "gated_norm", lambda x, z, w, _, eps: gated_norm(x, z, w, 1, eps), "text: logits, whole"),
+    "norm over all": (mamba, "gated_norm", one_group, "text: logits, whole"),
     "a least time step": (mamba, "ssm_scan", least_step, "text: logits, whole"),
     "inputs forgotten": (mamba, "causal_conv", forgetful, "text: logits, prefill one"),
     "pads not masked": (subsampling, "_masked", lambda x, valid: x + 0.01, "sound: features"),

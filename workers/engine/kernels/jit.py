@@ -1,0 +1,38 @@
+"""Triton where it is installed. A machine without a GPU has none, and imports every kernel all the same.
+
+Modules of kernels say `from __future__ import annotations`: `tl.constexpr` is then never looked up without Triton.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+
+    HAVE_TRITON = True
+except ImportError:
+    triton: Any = None
+    tl: Any = None
+    HAVE_TRITON = False
+
+__all__ = ["HAVE_TRITON", "INTERPRETED", "jit", "kernels_run", "tl", "triton"]
+
+
+# Triton reads the variable when it is imported: a change later changes nothing.
+INTERPRETED = HAVE_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`triton.jit`, with or without options; without Triton the function itself, which nobody then calls."""
+    if not HAVE_TRITON:
+        return function if function is not None else lambda undecorated: undecorated
+    return triton.jit(function, **options)
+
+
+def kernels_run(tensor: Tensor) -> bool:
+    """Whether a kernel can be launched on this tensor. The interpreter is for tests, which call kernels themselves."""
+    return HAVE_TRITON and tensor.is_cuda

@@ -1,0 +1,43 @@
+"""Activations as E4M3 codes where no kernel in front gives them.
+
+Source: spec 8.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.engine.kernels.jit import HAVE_TRITON, jit, tl, triton
+from workers.engine.kernels.rms_norm import E4M3, E4M3_MAX, e4m3
+
+BLOCK = 2048
+
+
+def quantise(x: Tensor, scale: Tensor) -> Tensor:
+    """E4M3 of x / scale, saturated.
+
+    Args:
+        x: [..., D].
+        scale: [] f32.
+    """
+    fits = HAVE_TRITON and x.is_cuda and x.dtype == torch.bfloat16 and x.is_contiguous()
+    return (quantise_kernel if fits else quantise_ref)(x, scale)
+
+
+def quantise_ref(x: Tensor, scale: Tensor) -> Tensor:
+    return (x.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3)
+
+
+def quantise_kernel(x: Tensor, scale: Tensor) -> Tensor:
+    out = torch.empty_like(x, dtype=E4M3)
+    if count := x.numel():
+        _quantise[(triton.cdiv(count, BLOCK),)](x, scale, out, count, BLOCK=BLOCK, num_warps=4)
+    return out
+
+
+@jit(do_not_specialize=["count"])
+def _quantise(x, scale, out, count, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    tl.store(out + at, e4m3(tl.load(x + at, inside, other=0.0), tl.load(scale)), inside)
