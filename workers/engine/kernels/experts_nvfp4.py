@@ -180,7 +180,7 @@ _UNPACK = (
     + "\n}"
 )
 if HAVE_TRITON:  # a kernel sees constants of its module only if they say that they are
-    _SCALE, _UNPACK = tl.constexpr(_SCALE), tl.constexpr(_UNPACK)
+    _SCALE, _UNPACK = tl.constexpr(_SCALE), tl.constexpr(_UNPACK)  # pyright: ignore[reportCallIssue]
 
 
 @jit

@@ -5,22 +5,30 @@ Modules of kernels say `from __future__ import annotations`: `tl.constexpr` is t
 
 import os
 from collections.abc import Callable
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
-try:
+__all__ = ["HAVE_TRITON", "INTERPRETED", "TensorDescriptor", "jit", "kernels_run", "tl", "triton"]
+
+HAVE_TRITON = find_spec("triton") is not None
+if TYPE_CHECKING:
+    # Triton's own types know a kernel's body no better than these do, and CI has no Triton.
+    class _Language(type):
+        def __getattr__(cls, name: str) -> Any: ...
+
+    class tl(metaclass=_Language):
+        constexpr: TypeAlias = Any
+
+    triton: Any
+    TensorDescriptor: Any
+elif HAVE_TRITON:
     import triton
     import triton.language as tl
-
-    HAVE_TRITON = True
-except ImportError:
-    triton: Any = None
-    tl: Any = None
-    HAVE_TRITON = False
-
-__all__ = ["HAVE_TRITON", "INTERPRETED", "jit", "kernels_run", "tl", "triton"]
-
+    from triton.tools.tensor_descriptor import TensorDescriptor
+else:
+    triton = tl = TensorDescriptor = None
 
 # Triton reads the variable when it is imported: a change later changes nothing.
 INTERPRETED = HAVE_TRITON and os.environ.get("TRITON_INTERPRET") == "1"

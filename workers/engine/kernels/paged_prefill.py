@@ -9,10 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.engine.kernels.jit import HAVE_TRITON, jit, tl
-
-if HAVE_TRITON:
-    from triton.tools.tensor_descriptor import TensorDescriptor
+from workers.engine.kernels.jit import TensorDescriptor, jit, tl
 
 E4M3 = torch.float8_e4m3fn
 ROWS, WARPS = 8, 8  # query rows of a program
