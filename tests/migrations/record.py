@@ -23,6 +23,7 @@ from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.store import open_database, reaper, schema, submissions
+from tests.statements import statements
 
 Statement = dict[str, Any]
 
@@ -32,16 +33,12 @@ def recording(db: Engine) -> Iterator[list[Statement]]:
     """Every statement with its arguments, and where transactions end."""
     said: list[Statement] = []
 
-    def execute(_: Any, __: Any, sql: str, arguments: Any, ___: Any, many: bool) -> None:
-        said.append({"sql": sql, "arguments": [_plain(one) for one in (arguments if many else [arguments])]})
-
     def end(_: Any) -> None:
         said.append({"sql": "commit", "arguments": []})
 
-    event.listen(db, "before_cursor_execute", execute)
     event.listen(db, "commit", end)
-    yield said
-    event.remove(db, "before_cursor_execute", execute)
+    with statements(lambda sql, arguments: said.append({"sql": sql, "arguments": [_plain(arguments)]})):
+        yield said
     event.remove(db, "commit", end)
 
 
