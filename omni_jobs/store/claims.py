@@ -7,7 +7,9 @@ neither is owed the past nor waits behind a flood.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
@@ -22,8 +24,9 @@ class Claimed:
     """A unit that is ours until the lease ends, with what a handler needs of its job and source.
 
     Attributes:
-        prefix: where this attempt may put objects; they live if it succeeds and are collected if not.
+        created_at, reused_from: of the job.
         waiting: what its job was said to wait for.
+        prefix: where this attempt may put objects; they live if it succeeds and are collected if not.
     """
 
     unit_id: str
@@ -39,9 +42,11 @@ class Claimed:
     options: dict[str, Any]
     reuse: bool
     secret: dict[str, Any] = field(repr=False)
+    created_at: datetime
+    reused_from: UUID | None
+    waiting: str | None
     seconds_left: float
-    prefix: str = ""
-    waiting: str | None = None
+    prefix: str
 
 
 # One statement. `backlog` steps over the index from one (kind, tenant) to the next, so it costs a probe for each tenant
@@ -105,8 +110,8 @@ with recursive allowed as (
   from placed p join taken t using (unit_id) where p.prefix is not null on conflict do nothing
 )
 select t.unit_id, t.job_id, t.tenant_id, t.source_id, t.revision, t.generation, t.kind, t.position, t.input, t.rung,
-  j.options, j.reuse, j.secret, t.time_limit_s as seconds_left, coalesce(p.prefix, '') as prefix,
-  j.waiting, j.state as job_state, t.cost, n.clock, n.weight
+  j.options, j.reuse, j.secret, j.created_at, j.reused_from, j.waiting, t.time_limit_s as seconds_left,
+  coalesce(p.prefix, '') as prefix, j.state as job_state, t.cost, n.clock, n.weight
 from taken t join omni.jobs j using (job_id) join placed p using (unit_id) join nearest n on n.tenant_id = t.tenant_id
 """
 

@@ -83,7 +83,7 @@ def scenario(db: Engine) -> None:
     facts = {"medium": "audio", "container": "wav", "duration_s": 1.0, "pages": None, "tasks": ["transcribe"],
              "probe": {}, "gaps": [], "speech": [(0.0, 1.0)], "reuse_key": "r"}  # fmt: skip
     attempts.finish(
-        db, prepare, {"units": 3}, follow=follow, also=lambda tx, _: sources.describe(tx, prepare.source_id, **facts)
+        db, prepare, {"units": 3}, follow=follow, also=lambda _, job: sources.describe(job, prepare.source_id, **facts)
     )
     attempts.finish(db, one(Pool.GPU), {"segments": []})
     attempts.release(db, one(Pool.GPU))
@@ -101,8 +101,7 @@ def scenario(db: Engine) -> None:
         db,
         deliver,
         {"prefix": "p/"},
-        also=lambda tx, job: results.commit(
-            tx,
+        also=lambda _, job: results.commit(
             job,
             generation=1,
             prefix="p/",
