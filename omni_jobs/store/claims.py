@@ -147,7 +147,7 @@ update omni.pools set clock = greatest(clock, (select min(start) from owed)) whe
 def claim(
     db: Engine, worker_id: str, pool: Pool, room: int, *, solo: bool = False, held: Sequence[str] = ()
 ) -> list[Claimed]:
-    """Take up to `room` ready units and start their jobs: generation + 1, an attempt row, a prefix for objects, at once.
+    """Take up to `room` ready units and start their jobs: one statement, with an attempt row and a prefix for objects.
 
     Args:
         solo: take one that may only run with nothing beside it, instead of any other.
