@@ -186,14 +186,14 @@ class FileStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> str:
         if not key or key.startswith("/") or ".." in key.split("/"):
             raise UsageError(f"expected a relative key without '..', got {key!r}")
-        return self._root / key
+        return f"{self._root}/{key}"
 
     def put(self, key: str, data: bytes | BinaryIO, media_type: str = "application/octet-stream") -> Stored:
         source = Hashing(io.BytesIO(data) if isinstance(data, bytes) else data)
-        path = os.fspath(self._path(key))
+        path = self._path(key)
         with _filed(key):
             part = _draft(os.path.dirname(path))
         try:
@@ -215,11 +215,14 @@ class FileStore:
         return Stored(key, source.size_bytes, source.sha256)
 
     def get(self, key: str) -> bytes:
-        return b"".join(self.open(key))
+        path = self._path(key)
+        with _filed(key), open(path, "rb", buffering=0) as file:
+            return file.read()
 
     def open(self, key: str) -> Iterator[bytes]:
+        path = Path(self._path(key))
         with _filed(key):
-            file = self._path(key).open("rb")
+            file = path.open("rb")
         with file:
             while True:
                 with _filed(key):
@@ -250,11 +253,11 @@ class FileStore:
         else:
             try:
                 with _filed(prefix):
-                    self._path(prefix).unlink()
+                    os.unlink(self._path(prefix))
                 count = 1
             except NotFound:
                 count = 0
-        for parent in self._path(prefix.rstrip("/")).parents:
+        for parent in Path(self._path(prefix.rstrip("/"))).parents:
             if parent == self._root:
                 break
             with suppress(OSError):

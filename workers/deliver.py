@@ -11,7 +11,7 @@ from omni_jobs.failpoints import reach
 from omni_jobs.job import ADDING, JobState, Pool, UnitKind, UnitState
 from omni_jobs.options import Options
 from omni_jobs.result import Answerer, JobPart, Result, SourceResult
-from omni_jobs.store import jobs, results, sources, units
+from omni_jobs.store import results, sources, units
 from omni_jobs.store.claims import Claimed
 from omni_jobs.store.database import auto
 from workers.context import Context
@@ -26,10 +26,10 @@ from workers.results.rows import rows_of
 def run(unit: Claimed, context: Context) -> set[Pool]:
     """Assemble, put and verify every artifact, then make them the current result in one transaction."""
     with auto(context.parts.db) as tx:
-        outcomes, job = outcomes_of(unit, tx), jobs.origin(tx, unit.job_id)
+        outcomes = outcomes_of(unit, tx)
     assembled = [assemble(outcome) for outcome in outcomes]
     context.report(0.3)
-    result = _result(unit, context, job, outcomes, assembled)
+    result = _result(unit, context, outcomes, assembled)
     prefix = unit.prefix
     files = render(result)
     reach("deliver.assembled")
@@ -44,8 +44,7 @@ def run(unit: Claimed, context: Context) -> set[Pool]:
     content = {source.source_id: rows_of(source) for source in assembled}
     return context.finish(
         {"prefix": prefix, "artifacts": [artifact["name"] for artifact in artifacts]},
-        also=lambda tx, job: results.commit(
-            tx,
+        also=lambda _, job: results.commit(
             job,
             generation=unit.generation,
             prefix=prefix,
@@ -97,7 +96,6 @@ def _outcome(one: dict[str, Any]) -> UnitOutcome:
 def _result(
     unit: Claimed,
     context: Context,
-    job: dict[str, Any],
     outcomes: list[SourceOutcome],
     assembled: list[SourceResult],
 ) -> Result:
@@ -109,9 +107,9 @@ def _result(
             job_id=unit.job_id,
             revision=unit.revision,
             state=(JobState.PARTIAL if dead or gaps else JobState.SUCCEEDED).value,
-            created_at=job["created_at"].isoformat(),
+            created_at=unit.created_at.isoformat(),
             options=Options.stored(unit.options).effective(),
-            reused_from=str(job["reused_from"]) if job["reused_from"] else None,
+            reused_from=str(unit.reused_from) if unit.reused_from else None,
         ),
         answered_by=Answerer(
             backend=identity.backend, models=identity.models, digest=identity.digest, version=__version__

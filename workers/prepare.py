@@ -183,7 +183,7 @@ def _finish(unit: Claimed, context: Context, prepared: Prepared, reuse_key: str)
     return context.finish(
         {"units": len(prepared.units)},
         follow=prepared.units,
-        also=lambda tx, job: describe(tx, source_id, reuse_key=reuse_key, **prepared.facts),
+        also=lambda _, job: describe(job, source_id, reuse_key=reuse_key, **prepared.facts),
     )
 
 

@@ -7,7 +7,9 @@ neither is owed the past nor waits behind a flood.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
@@ -22,8 +24,9 @@ class Claimed:
     """A unit that is ours until the lease ends, with what a handler needs of its job and source.
 
     Attributes:
-        prefix: where this attempt may put objects; they live if it succeeds and are collected if not.
+        created_at, reused_from: of the job.
         waiting: what its job was said to wait for.
+        prefix: where this attempt may put objects; they live if it succeeds and are collected if not.
     """
 
     unit_id: str
@@ -39,14 +42,16 @@ class Claimed:
     options: dict[str, Any]
     reuse: bool
     secret: dict[str, Any] = field(repr=False)
+    created_at: datetime
+    reused_from: UUID | None
+    waiting: str | None
     seconds_left: float
-    prefix: str = ""
-    waiting: str | None = None
+    prefix: str
 
 
 # One statement. `backlog` steps over the index from one (kind, tenant) to the next, so it costs a probe for each tenant
 # with work, not for each unit. `quota` says how many of whom; only then rows are locked, and rows that a neighbour
-# holds are stepped over.
+# holds are stepped over. So are jobs: one that somebody holds just now is started by the next claim or finish.
 CLAIM = """
 with recursive allowed as (
   select kind from unnest(cast(:kinds as text[])) as k(kind)
@@ -103,10 +108,18 @@ with recursive allowed as (
   select p.prefix, t.tenant_id, t.job_id, t.unit_id, t.generation,
     case t.kind when 'prepare' then 'media' else 'result' end
   from placed p join taken t using (unit_id) where p.prefix is not null on conflict do nothing
+), free as (
+  select f.job_id from (select distinct job_id from taken) t cross join lateral (
+    select job_id from omni.jobs where job_id = t.job_id and state = 'queued' for update skip locked) f
+), started as (
+  update omni.jobs j set state = 'running', started_at = now(), event_seq = event_seq + 1
+  from free where j.job_id = free.job_id returning j.job_id, j.event_seq
+), told as (
+  insert into omni.events (job_id, seq, type) select job_id, event_seq, 'job.running' from started
 )
 select t.unit_id, t.job_id, t.tenant_id, t.source_id, t.revision, t.generation, t.kind, t.position, t.input, t.rung,
-  j.options, j.reuse, j.secret, t.time_limit_s as seconds_left, coalesce(p.prefix, '') as prefix,
-  j.waiting, j.state as job_state, t.cost, n.clock, n.weight
+  j.options, j.reuse, j.secret, j.created_at, j.reused_from, j.waiting, t.time_limit_s as seconds_left,
+  coalesce(p.prefix, '') as prefix, t.cost, n.clock, n.weight
 from taken t join omni.jobs j using (job_id) join placed p using (unit_id) join nearest n on n.tenant_id = t.tenant_id
 """
 
@@ -130,23 +143,11 @@ with owed as materialized (
 update omni.pools set clock = greatest(clock, (select min(start) from owed)) where pool = :pool
 """
 
-# A job that somebody holds just now is left for the next claim or finish: a claim never waits for a job.
-START = """
-with free as (
-  select job_id from omni.jobs where job_id = any(cast(:ids as uuid[])) and state = 'queued'
-  order by job_id for update skip locked
-), started as (
-  update omni.jobs j set state = 'running', started_at = now(), event_seq = event_seq + 1
-  from free where j.job_id = free.job_id returning j.job_id, j.event_seq
-)
-insert into omni.events (job_id, seq, type) select job_id, event_seq, 'job.running' from started
-"""
-
 
 def claim(
     db: Engine, worker_id: str, pool: Pool, room: int, *, solo: bool = False, held: Sequence[str] = ()
 ) -> list[Claimed]:
-    """Take up to `room` ready units: generation + 1, an attempt row and a prefix for objects, in one statement.
+    """Take up to `room` ready units and start their jobs: one statement, with an attempt row and a prefix for objects.
 
     Args:
         solo: take one that may only run with nothing beside it, instead of any other.
@@ -167,7 +168,6 @@ def claim(
         if not taken:
             return []
         _charge(tx, pool, taken)
-        _start(tx, sorted({str(one["job_id"]) for one in taken if one["job_state"] == "queued"}))
     return [_claimed(one) for one in taken]
 
 
@@ -179,13 +179,8 @@ def _charge(tx: Connection, pool: Pool, taken: list[dict[str, Any]]) -> None:
     run(tx, CHARGE, pool=pool.value, owed=jsonb(list(owed.values())))
 
 
-def _start(tx: Connection, job_ids: list[str]) -> None:
-    if job_ids:
-        run(tx, START, ids=job_ids)
-
-
 def _claimed(one: dict[str, Any]) -> Claimed:
-    for name in ("job_state", "cost", "clock", "weight"):
+    for name in ("cost", "clock", "weight"):
         del one[name]
     one |= {"unit_id": str(one["unit_id"]), "job_id": str(one["job_id"]), "kind": UnitKind(one["kind"])}
     one["source_id"] = str(one["source_id"]) if one["source_id"] else None

@@ -84,14 +84,6 @@ def mark(db: Engine, tenant_id: str, job_id: str) -> str:
     return found["mark"]
 
 
-def origin(db: Engine | Connection, job_id: str) -> dict[str, Any]:
-    """{created_at, reused_from} of a job that exists."""
-    with auto(db) as tx:
-        found = row(tx, "select created_at, reused_from from omni.jobs where job_id = :job_id", job_id=job_id)
-    assert found is not None
-    return found
-
-
 def list_page(
     db: Engine, tenant_id: str, *, limit: int = 50, before: str | None = None, state: str | None = None
 ) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Job rows that a transaction holds, and how they are written back: once, with their events."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,8 @@ from sqlalchemy import Connection
 from omni_jobs.errors import Problem
 from omni_jobs.job import PHASE_OF, POOL_OF, JobState, Phase, Pool, UnitKind
 from omni_jobs.store.database import jsonb, rows, run
+
+Write = Callable[[Connection, list[Any]], None]
 
 
 @dataclass(slots=True)
@@ -19,6 +21,7 @@ class LockedJob:
         woken: pools that have got work.
         awaits: phases of which this transaction has inserted units that somebody must work on.
         events: (type, data), numbered when they are written.
+        writes: (how, what) is written of it besides.
     """
 
     job_id: str
@@ -35,6 +38,7 @@ class LockedJob:
     woken: set[Pool] = field(default_factory=set)
     awaits: set[Phase] = field(default_factory=set)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    writes: list[tuple[Write, Any]] = field(default_factory=list)
 
     @property
     def open(self) -> bool:
@@ -42,6 +46,10 @@ class LockedJob:
 
     def record(self, type: str, **data: Any) -> None:
         self.events.append((type, data))
+
+    def write(self, how: Write, what: Any) -> None:
+        """Have something written before the job moves on: what many jobs write in the same way is one call."""
+        self.writes.append((how, what))
 
     def expects(self, kinds: Iterable[UnitKind]) -> None:
         """It has got units of these kinds."""
@@ -72,6 +80,17 @@ def lock(tx: Connection, job_ids: Iterable[str]) -> dict[str, LockedJob]:
     }
 
 
+def write(tx: Connection, jobs: Iterable[LockedJob]) -> None:
+    """Write what jobs have collected."""
+    collected: dict[Write, list[Any]] = {}
+    for job in jobs:
+        for how, what in job.writes:
+            collected.setdefault(how, []).append(what)
+        job.writes.clear()
+    for how, found in collected.items():
+        how(tx, found)
+
+
 def save(tx: Connection, jobs: Iterable[LockedJob]) -> None:
     """Write the rows of jobs to which something happened, and their events."""
     changed = [
@@ -80,6 +99,7 @@ def save(tx: Connection, jobs: Iterable[LockedJob]) -> None:
             "state": job.state.value,
             "phase": job.phase.value,
             "error": job.error.as_json() if job.error else None,
+            "result_revision": job.result_revision,
             # What it waited for has come, or it can do without for now: who still waits says so again.
             "went_on": any(type == "unit.done" for type, _ in job.events),
             "events": [{"type": type, "data": data} for type, data in job.events],
@@ -94,9 +114,10 @@ def save(tx: Connection, jobs: Iterable[LockedJob]) -> None:
         """
         with change as (
           select * from jsonb_to_recordset(:changed)
-            as c(job_id uuid, state text, phase text, error jsonb, went_on boolean, events jsonb)
+            as c(job_id uuid, state text, phase text, error jsonb, result_revision integer, went_on boolean,
+              events jsonb)
         ), saved as (
-          update omni.jobs j set state = c.state, phase = c.phase,
+          update omni.jobs j set state = c.state, phase = c.phase, result_revision = c.result_revision,
             event_seq = j.event_seq + jsonb_array_length(c.events),
             error = case when c.state in ('queued', 'running') then j.error else c.error end,
             waiting = case when c.state in ('queued', 'running') and not c.went_on then j.waiting end,

@@ -11,7 +11,6 @@ from omni_jobs.store.locks import LockedJob
 
 
 def commit(
-    tx: Connection,
     job: LockedJob,
     *,
     generation: int,
@@ -26,35 +25,32 @@ def commit(
         artifacts: {name, format, key, media_type, size_bytes, sha256, source_id?}.
         content: source id -> table -> rows, less job, revision and source.
     """
-    given: dict[str, list[Mapping[str, Any]]] = {"artifacts": [{"source_id": None, **one} for one in artifacts]}
-    for source_id, tables in content.items():
+    job.result_revision = job.revision
+    whose = {"job_id": job.job_id, "revision": job.revision}
+    made = {**whose, "generation": generation}
+    tables: dict[str, list[dict[str, Any]]] = {
+        "results": [{**made, "prefix": prefix, "answered_by": answered_by}],
+        "artifacts": [{**made, "source_id": None, **one} for one in artifacts],
+    }
+    for source_id, of_source in content.items():
+        for table, found in of_source.items():
+            tables.setdefault(table, []).extend({**whose, **one, "source_id": source_id} for one in found)
+    job.write(_insert, tables)
+
+
+def _insert(tx: Connection, results: list[dict[str, list[dict[str, Any]]]]) -> None:
+    given: dict[str, list[dict[str, Any]]] = {}
+    for tables in results:
         for table, found in tables.items():
-            given.setdefault(table, []).extend({**one, "source_id": source_id} for one in found)
+            given.setdefault(table, []).extend(found)
     inserts = [
-        f"{table} as (insert into omni.{table} (job_id, revision{more}, {columns}) "
-        f"select cast(:job_id as uuid), :revision{values}, {columns} "
-        f"from jsonb_populate_recordset(null::omni.{table}, :{table}))"
+        f"{table} as (insert into omni.{table} ({columns}) "
+        f"select {columns} from jsonb_populate_recordset(null::omni.{table}, :{table}))"
         for table, found in given.items()
         if found
         for columns in [", ".join(found[0])]
-        for more, values in [(", generation", ", :generation") if table == "artifacts" else ("", "")]
     ]
-    run(
-        tx,
-        f"""
-        with current as (
-          update omni.jobs set result_revision = :revision where job_id = :job_id
-        ){"".join(", " + insert for insert in inserts)}
-        insert into omni.results (job_id, revision, generation, prefix, answered_by)
-        values (:job_id, :revision, :generation, :prefix, :answered_by)
-        """,
-        job_id=job.job_id,
-        revision=job.revision,
-        generation=generation,
-        prefix=prefix,
-        answered_by=jsonb(answered_by),
-        **{table: jsonb(found) for table, found in given.items() if found},
-    )
+    run(tx, f"with {', '.join(inserts)} select 1", **{table: jsonb(found) for table, found in given.items() if found})
 
 
 def artifacts(db: Engine, tenant_id: str, job_id: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.failpoints import reach
 from omni_jobs.job import PHASE_OF, JobState, Phase, Step, Tally, UnitKind, next_phase
 from omni_jobs.store.database import jsonb, rows, run
-from omni_jobs.store.locks import LockedJob, lock, save
+from omni_jobs.store.locks import LockedJob, lock, save, write
 from omni_jobs.store.units import NewUnit, insert
 
 
@@ -23,6 +23,7 @@ def locked(db: Engine, job_ids: Iterable[str]) -> Iterator[tuple[Connection, dic
     with db.begin() as tx:
         jobs = lock(tx, job_ids)
         yield tx, jobs
+        write(tx, jobs.values())
         settle(tx, jobs.values())
         save(tx, jobs.values())
         reach("end.saved")

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Engine
 from omni_jobs.errors import Problem
 from omni_jobs.store.attempts import Fenced, Held
 from omni_jobs.store.database import auto, jsonb, row, rows, run
+from omni_jobs.store.locks import LockedJob
 
 COLUMNS = """source_id, job_id, position, uri, name, tasks, snapshot, sha256, size_bytes, medium, container, duration_s,
   pages, probe, gaps, speech, reuse_key, error"""
@@ -50,7 +51,7 @@ def keep_snapshot(db: Engine, unit: Held, source_id: str, *, key: str, sha256: s
     Raises:
         Fenced: another attempt has taken it over.
     """
-    with db.begin() as tx:
+    with auto(db) as tx:
         kept = run(
             tx,
             """
@@ -70,8 +71,8 @@ def keep_snapshot(db: Engine, unit: Held, source_id: str, *, key: str, sha256: s
             generation=unit.generation,
             prefix=key,
         )
-        if not kept:
-            raise Fenced(f"unit {unit.unit_id}: its snapshot is no longer wanted")
+    if not kept:
+        raise Fenced(f"unit {unit.unit_id}: its snapshot is no longer wanted")
 
 
 def forget_snapshot(db: Engine, unit: Held, source_id: str, *, key: str) -> None:
@@ -96,7 +97,7 @@ def forget_snapshot(db: Engine, unit: Held, source_id: str, *, key: str) -> None
 
 
 def describe(
-    tx: Connection,
+    job: LockedJob,
     source_id: str,
     *,
     medium: str,
@@ -110,23 +111,30 @@ def describe(
     reuse_key: str,
 ) -> None:
     """What prepare found; part of the transaction that ends prepare."""
+    found = {
+        "source_id": source_id,
+        "medium": medium,
+        "container": container,
+        "duration_s": duration_s,
+        "pages": pages,
+        "tasks": tasks,
+        "probe": probe,
+        "gaps": gaps,
+        "speech": speech,
+        "reuse_key": reuse_key,
+    }
+    job.write(_describe, found)
+
+
+def _describe(tx: Connection, found: list[dict[str, Any]]) -> None:
     run(
         tx,
         """
-        update omni.sources set medium = :medium, container = :container, duration_s = :duration_s, pages = :pages,
-          tasks = :tasks, probe = :probe, gaps = :gaps, speech = :speech, reuse_key = :reuse_key
-        where source_id = :id
+        update omni.sources s set medium = f.medium, container = f.container, duration_s = f.duration_s,
+          pages = f.pages, tasks = f.tasks, probe = f.probe, gaps = f.gaps, speech = f.speech, reuse_key = f.reuse_key
+        from jsonb_populate_recordset(null::omni.sources, :found) f where s.source_id = f.source_id
         """,
-        medium=medium,
-        container=container,
-        duration_s=duration_s,
-        pages=pages,
-        tasks=tasks,
-        probe=jsonb(probe),
-        gaps=jsonb(gaps),
-        speech=jsonb(speech),
-        reuse_key=reuse_key,
-        id=source_id,
+        found=jsonb(found),
     )
 
 

@@ -74,7 +74,8 @@ def insert(db: Engine, job: NewJob, *, max_open: int | None = None, attach: bool
         }
         for position, source in enumerate(job.sources)
     ]
-    with db.begin() as tx:
+    # Alone it is one statement, and needs no round trips to begin and to commit.
+    with db.begin() if attach or job.ledger_id is not None else auto(db) as tx:
         if attach and (found := _find_alone(tx, job)) is not None:
             return found, False
         if not _insert(tx, job, sources, max_open):

@@ -36,6 +36,7 @@ from omni_jobs.store.database import open_database  # noqa: E402
 from tests.faults.cluster import Cluster, cluster  # noqa: E402
 from tests.faults.fake import Script  # noqa: E402
 from tests.faults.load import Client, Posted  # noqa: E402
+from tests.statements import statements  # noqa: E402
 
 HZ = os.sysconf("SC_CLK_TCK")
 
@@ -291,7 +292,7 @@ def plans(finished: int) -> None:
         fill(made, 100_000, finished)
         hot: dict[str, tuple[str, Any]] = {}
 
-        def keep(_: Any, __: Any, sql: str, arguments: Any, ___: Any, ____: bool) -> None:
+        def keep(sql: str, arguments: dict[str, Any]) -> None:
             for name, mark in {
                 "claim": "with recursive allowed",
                 "charge": "set_config('synchronous_commit'",
@@ -302,13 +303,12 @@ def plans(finished: int) -> None:
                 if mark in sql:
                     hot[name] = (sql, arguments)
 
-        from sqlalchemy import event
-
         db = open_database(made.postgres.url)
-        event.listen(db, "before_cursor_execute", keep)
-        me = workers.register(db, pool="gpu", host="h", pid=1, pid_started=1, version="b", backend=None)
-        units = claims.claim(db, me, Pool.GPU, 4)
-        attempts.end(db, [attempts.Ending(unit, attempts.Outcome.SUCCEEDED, {"text": "x" * 2000}) for unit in units])
+        with statements(keep):
+            me = workers.register(db, pool="gpu", host="h", pid=1, pid_started=1, version="b", backend=None)
+            units = claims.claim(db, me, Pool.GPU, 4)
+            answer = {"text": "x" * 2000}
+            attempts.end(db, [attempts.Ending(unit, attempts.Outcome.SUCCEEDED, answer) for unit in units])
         for name, (sql, arguments) in hot.items():
             with db.connect() as connection:
                 raw = connection.connection.driver_connection

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from omni_jobs.embedded.ports import LOOPBACK
 
-COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
+# The end of a transaction, or of a statement that writes and stands alone: what it was, and that the server is idle.
+COMMITTED = re.compile(rb"C\x00{3}.(COMMIT|UPDATE \d+|INSERT \d+ \d+)\x00Z\x00{3}\x05I\Z", re.DOTALL)
 
 
 class Wire:
@@ -38,10 +39,8 @@ class Wire:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._target)
-                answers = threading.Event()  # unset: they are thrown away
-                answers.set()
-                threading.Thread(target=self._there, args=(client, server, answers), daemon=True).start()
-                threading.Thread(target=self._back, args=(client, server, answers), daemon=True).start()
+                threading.Thread(target=self._there, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._back, args=(client, server), daemon=True).start()
 
     def _breaks(self) -> bool:
         with self._lock:
@@ -50,23 +49,18 @@ class Wire:
             self.cut += breaks
             return breaks
 
-    def _there(self, client: socket.socket, server: socket.socket, answers: threading.Event) -> None:
+    def _there(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 16):
-                breaks = data.endswith(COMMIT) and self._breaks()
-                if breaks:
-                    answers.clear()
                 server.sendall(data)
-                if breaks:
-                    time.sleep(0.2)  # the server commits
-                    break
         _end(client, server)
 
-    def _back(self, client: socket.socket, server: socket.socket, answers: threading.Event) -> None:
+    def _back(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(1 << 16):
-                if answers.is_set():
-                    client.sendall(data)
+                if COMMITTED.search(data) and self._breaks():
+                    break
+                client.sendall(data)
         _end(client, server)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 
 import omni_jobs
 import workers as workers_package
@@ -21,6 +21,7 @@ from omni_jobs.store.units import NewUnit
 from tests.faults.cluster import Killer, cluster
 from tests.faults.fake import Script
 from tests.faults.report import Report
+from tests.statements import statements
 
 pytestmark = [pytest.mark.servers, pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -49,16 +50,12 @@ def test_clocks_that_jump_by_an_hour_change_nothing(scale: float, report: Report
 
 
 @pytest.fixture
-def sent(db: Engine) -> Iterator[list[tuple[str, Any]]]:
+def sent() -> Iterator[list[tuple[str, Any]]]:
     """Every statement that goes to the server, with its parameters."""
     found: list[tuple[str, Any]] = []
 
-    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
-        found.append((statement, parameters))
-
-    event.listen(db, "before_cursor_execute", note)
-    yield found
-    event.remove(db, "before_cursor_execute", note)
+    with statements(lambda sql, parameters: found.append((sql, parameters))):
+        yield found
 
 
 def test_no_statement_brings_a_time_of_our_own(db: Engine, sent: list[tuple[str, Any]], report: Report) -> None:

@@ -158,8 +158,7 @@ def success(db: Engine, unit: Claimed, *, parts: int = 1, gap: bool = False, ref
                 unit,
                 Outcome.SUCCEEDED,
                 {},
-                also=lambda tx, job: results.commit(
-                    tx,
+                also=lambda _, job: results.commit(
                     job,
                     generation=unit.generation,
                     prefix=unit.prefix,

@@ -23,6 +23,7 @@ from omni_jobs.embedded.postgres import Postgres
 from omni_jobs.errors import ErrorType, Problem
 from omni_jobs.job import Pool, UnitKind
 from omni_jobs.store import open_database, reaper, schema, submissions
+from tests.statements import statements
 
 Statement = dict[str, Any]
 
@@ -32,16 +33,12 @@ def recording(db: Engine) -> Iterator[list[Statement]]:
     """Every statement with its arguments, and where transactions end."""
     said: list[Statement] = []
 
-    def execute(_: Any, __: Any, sql: str, arguments: Any, ___: Any, many: bool) -> None:
-        said.append({"sql": sql, "arguments": [_plain(one) for one in (arguments if many else [arguments])]})
-
     def end(_: Any) -> None:
         said.append({"sql": "commit", "arguments": []})
 
-    event.listen(db, "before_cursor_execute", execute)
     event.listen(db, "commit", end)
-    yield said
-    event.remove(db, "before_cursor_execute", execute)
+    with statements(lambda sql, arguments: said.append({"sql": sql, "arguments": [_plain(arguments)]})):
+        yield said
     event.remove(db, "commit", end)
 
 
@@ -86,7 +83,7 @@ def scenario(db: Engine) -> None:
     facts = {"medium": "audio", "container": "wav", "duration_s": 1.0, "pages": None, "tasks": ["transcribe"],
              "probe": {}, "gaps": [], "speech": [(0.0, 1.0)], "reuse_key": "r"}  # fmt: skip
     attempts.finish(
-        db, prepare, {"units": 3}, follow=follow, also=lambda tx, _: sources.describe(tx, prepare.source_id, **facts)
+        db, prepare, {"units": 3}, follow=follow, also=lambda _, job: sources.describe(job, prepare.source_id, **facts)
     )
     attempts.finish(db, one(Pool.GPU), {"segments": []})
     attempts.release(db, one(Pool.GPU))
@@ -104,8 +101,7 @@ def scenario(db: Engine) -> None:
         db,
         deliver,
         {"prefix": "p/"},
-        also=lambda tx, job: results.commit(
-            tx,
+        also=lambda _, job: results.commit(
             job,
             generation=1,
             prefix="p/",

@@ -92,8 +92,8 @@ def work(db: Engine, tenant: str) -> str:
                         db,
                         unit,
                         {},
-                        also=lambda tx, held: results.commit(
-                            tx, held, generation=1, prefix="n/", answered_by={}, artifacts=[], content={}
+                        also=lambda _, held: results.commit(
+                            held, generation=1, prefix="n/", answered_by={}, artifacts=[], content={}
                         ),
                     )
                 else:

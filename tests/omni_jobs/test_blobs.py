@@ -64,8 +64,10 @@ def test_what_the_file_system_refuses_is_an_outage(store: FileStore, monkeypatch
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(Path, "open", broken)
-    with pytest.raises(Unavailable, match="Input/output error"):
-        store.get("folder/a")
+    monkeypatch.setattr("omni_jobs.blobs.open", broken, raising=False)
+    for act in (lambda: store.get("folder/a"), lambda: next(store.open("folder/a"))):
+        with pytest.raises(Unavailable, match="Input/output error"):
+            act()
 
 
 def test_what_the_source_raises_is_not_the_stores(store: FileStore) -> None:

@@ -67,7 +67,7 @@ def prepared(parts: Parts, claim: Any) -> str:
     facts = {"medium": "audio", "container": "wav", "duration_s": END_S, "pages": None, "tasks": ["transcribe"],
              "probe": {}, "gaps": [], "speech": [(11.0, 49.5)], "reuse_key": "same"}  # fmt: skip
     attempts.finish(
-        parts.db, unit, {}, follow=follow, also=lambda tx, job: sources.describe(tx, unit.source_id or "", **facts)
+        parts.db, unit, {}, follow=follow, also=lambda _, job: sources.describe(job, unit.source_id or "", **facts)
     )
     return unit.job_id
 

@@ -20,6 +20,7 @@ PAUSE_MS = 800
 BREATH_MS = 300
 LINGER_MS = 600
 READING_RATE = 20  # characters a second
+CUE_COST = 1.0  # so few are made
 
 SENTENCE_ENDS = tuple(".?!…。！？")
 CLAUSE_ENDS = tuple(",;:–—，、；：")
@@ -112,6 +113,7 @@ class _Run:
         next_ms: when the next run begins.
         edges: letters and spaces before each word.
         sentences: sentence ends before each word.
+        line: after each word, where the line that begins with it must end.
     """
 
     def __init__(self, tokens: Sequence[_Token], next_ms: int | None) -> None:
@@ -119,19 +121,30 @@ class _Run:
         self.next_ms = next_ms
         self.edges = [0, *accumulate(len(token.text) + token.spaced for token in tokens)]
         self.sentences = [0, *accumulate(token.ends == "sentence" for token in tokens)]
+        self.line = self._lines()
+
+    def _lines(self) -> list[int]:
+        ends: list[int] = []
+        end = 0
+        for start in range(len(self.tokens)):
+            while end < len(self.tokens) and self._length(start, end + 1) <= LINE_LENGTH:
+                end += 1
+            ends.append(end)
+        return [*ends, end]
 
     def cues(self) -> list[Cue]:
         """The cheapest cut: best[i] is the cost of the first i words, came[i] where their last cue begins."""
         best = [0.0]
         came = [0]
+        first = 0
         for end in range(1, len(self.tokens) + 1):
             best.append(float("inf"))
             came.append(end - 1)
-            for start in range(end - 1, -1, -1):
-                if not self._fits(start, end):
-                    break
-                cost = best[start] + self._cost(start, end)
-                if cost < best[end]:
+            while not self._fits(first, end):
+                first += 1
+            for start in range(first, end):
+                # The longest come first: of the others most cost more before they are looked at.
+                if best[start] + CUE_COST <= best[end] and (cost := best[start] + self._cost(start, end)) <= best[end]:
                     best[end], came[end] = cost, start
         cues: list[Cue] = []
         end = len(self.tokens)
@@ -146,18 +159,17 @@ class _Run:
             return True
         if self.tokens[end - 1].end_ms - self.tokens[start].start_ms > LONGEST_MS:
             return False
-        return self._length(start, end) <= LINE_LENGTH or any(True for _ in self._splits(start, end))
+        return end <= self.line[self.line[start]]
 
     def _length(self, start: int, end: int) -> int:
         return self.edges[end] - self.edges[start] - self.tokens[start].spaced
 
     def _splits(self, start: int, end: int) -> Iterator[int]:
         """Where the second of two lines may begin."""
-        for index in range(end - 1, start, -1):
-            if self._length(index, end) > LINE_LENGTH:
+        for index in range(min(end - 1, self.line[start]), start, -1):
+            if self.line[index] < end:
                 return
-            if self._length(start, index) <= LINE_LENGTH:
-                yield index
+            yield index
 
     def _shown_until(self, start: int, end: int) -> int:
         """Long enough to be read, but not into the next cue, nor long into silence."""
@@ -170,7 +182,7 @@ class _Run:
     def _cost(self, start: int, end: int) -> float:
         """How much worse than none this cue is: few cues, whole sentences, time to read them."""
         last = self.tokens[end - 1]
-        cost = 1.0 + 1.5 * (self.sentences[end - 1] - self.sentences[start])
+        cost = CUE_COST + 1.5 * (self.sentences[end - 1] - self.sentences[start])
         if end < len(self.tokens) and last.ends != "sentence":
             breath_ms = self.tokens[end].start_ms - last.end_ms
             cost += 0.7 if last.ends else 1.0 if breath_ms >= BREATH_MS else 3.0

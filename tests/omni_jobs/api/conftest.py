@@ -107,8 +107,8 @@ def finish_job(db: Engine, blobs: BlobStore) -> Callable[[str], None]:
             db,
             unit,
             {},
-            also=lambda tx, job: results.commit(
-                tx, job, generation=1, prefix=prefix, answered_by={"backend": "none"}, artifacts=rows, content={}
+            also=lambda _, job: results.commit(
+                job, generation=1, prefix=prefix, answered_by={"backend": "none"}, artifacts=rows, content={}
             ),
         )
 

@@ -91,8 +91,8 @@ def finish_jobs(db: Engine, blobs: BlobStore) -> Callable[..., None]:
             db,
             unit,
             {},
-            also=lambda tx, job: results.commit(
-                tx, job, generation=1, prefix=prefix, answered_by={}, artifacts=rows, content={}
+            also=lambda _, job: results.commit(
+                job, generation=1, prefix=prefix, answered_by={}, artifacts=rows, content={}
             ),
         )
 

@@ -40,7 +40,7 @@ def work(db: Engine, worker: str, *, bad: int | None = None, pages: int = 3) -> 
                     db,
                     unit,
                     {},
-                    also=lambda tx, job, said=said: results.commit(tx, job, artifacts=[], content={}, **said),
+                    also=lambda _, job, said=said: results.commit(job, artifacts=[], content={}, **said),
                 )
             else:
                 attempts.finish(db, unit, {"blocks": unit.revision})

@@ -35,8 +35,7 @@ def deliver(db: Engine, worker: str, coverage: list[dict[str, Any]] = []) -> Non
         db,
         unit,
         {},
-        also=lambda tx, job: results.commit(
-            tx,
+        also=lambda _, job: results.commit(
             job,
             generation=unit.generation,
             prefix="p/",

@@ -133,7 +133,7 @@ def test_postgresql_takes_a_megabyte_of_different_words(db: Engine) -> None:
     content = {str(prepare.source_id): rows_of(huge())}
 
     def commit(tx: Connection, job: LockedJob) -> None:
-        results.commit(tx, job, generation=1, prefix="p/", answered_by={}, artifacts=[], content=content)
+        results.commit(job, generation=1, prefix="p/", answered_by={}, artifacts=[], content=content)
 
     attempts.finish(db, deliver, {}, also=commit)
     with db.connect() as tx:
