@@ -17,6 +17,7 @@ from workers.engine.memory.state import Limits, State
 from workers.engine.scheduler import Budgets
 
 BLOCK = 256
+MOST_CLIPS = 32  # 16 minutes of sound in one part; only of a model smaller than the real one more would fit
 
 
 @torch.no_grad()
@@ -77,5 +78,5 @@ def _encode(model: Encoders, config: OmniConfig, device: torch.device | str) -> 
     picture = torch.zeros(side * side, vision.patch_dim, dtype=dtype, device=device)
     model.encode_images(picture, [Grid(side, side)])
     del picture
-    clips = max(1, PART_FLOP // clip_flop(config, CLIP_SAMPLES // HOP))
+    clips = min(MOST_CLIPS, max(1, PART_FLOP // clip_flop(config, CLIP_SAMPLES // HOP)))
     model.encode_sound(log_mel([torch.zeros(CLIP_SAMPLES)] * clips, config.sound.num_mel_bins).to(device))
