@@ -30,7 +30,7 @@ def test_a_cancelled_job_stops_wherever_it_is(scale: float, report: Report) -> N
         made.start("maintain")
         for pool in ("cpu", "cpu", "gpu"):
             made.start(pool)
-        made.start("io", failpoints="deliver.verified=sleep:0.4", fake_slots=2)
+        made.start("io", failpoints="deliver.verified=sleep:0.6", fake_slots=2)
         sounds, ids = _spread(made, total)
         watch, chosen = Watch(made), random.Random(1)
         chosen.shuffle(ids)
