@@ -180,7 +180,7 @@ def test_a_source_that_changes_under_a_worker(made: Cluster, at: str, report: Re
     cpu = made.start("cpu", failpoints=at, fake_slots=len(found))
     waiting = {case.job_id: case for case in found}
     while waiting:
-        for job_id in made.until(lambda: begun(made, list(waiting), when), 60, "nothing was read"):
+        for job_id in made.until(lambda: begun(made, list(waiting), when), 120, "nothing was read"):
             waiting.pop(job_id).happen()
     made.wait([case.job_id for case in found], timeout_s=120)
     assert cpu.starts == 1
