@@ -26,7 +26,8 @@ SOURCE, NAME = f"hf:{ID}", "Tiny-Omni-FP8"
 SHARD = "model-00001-of-00002.safetensors"
 TAKEN = {
     "config.json", "generation_config.json", "hf_quant_config.json", "preprocessor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", INDEX, SHARD, "model-00002-of-00002.safetensors",
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", INDEX, SHARD,
+    "model-00002-of-00002.safetensors",
 }  # fmt: skip
 CARD = {"name": "NVIDIA L4", "memory_bytes": 24 << 30, "free_bytes": -9 << 30, "fits": False, "window_tokens": 16,
         "sequences": {"audio": 0, "page": 0, "video": 0}}  # fmt: skip
