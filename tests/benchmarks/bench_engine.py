@@ -288,7 +288,9 @@ def main() -> None:
     for name in given.profile:
         bench.profile(name)
     if given.json:
-        given.json.write_text(json.dumps({"gpu": torch.cuda.get_device_name(), "cases": rows}, indent=1) + "\n")
+        card = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "window": given.window}
+        cases = [{**row, "tokens_a_step": given.tokens, "commit": commit()} for row in rows]
+        given.json.write_text(json.dumps({**card, "cases": cases}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,24 +8,25 @@ must move at `COPY`.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 import triton
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.benchmarks.kernels import timing
+from tests.benchmarks.kernels.timing import COLD, must, sets_of
 from workers.engine.kernels import causal_conv as conv
 from workers.engine.kernels import gated_norm as norm
 from workers.engine.kernels import ssm_step as step
 
-COPY = 3.03e12  # bytes a second, measured
-COLD = 200e6  # bytes of all sets of inputs
 HEADS, WIDTH, SIZE, GROUPS, TAPS, RING = 64, 64, 128, 8, 4, 4
 INNER, BOTH = HEADS * WIDTH, GROUPS * SIZE
 XB, CHANNELS, PROJECTED = INNER + BOTH, INNER + 2 * BOTH, 2 * INNER + 2 * BOTH + HEADS
 SLOTS = 513
-Call = Callable[..., object]
+line = partial(timing.line, widths=(26, 76))
 
 
 def main() -> None:
@@ -38,51 +39,6 @@ def main() -> None:
     print(f"\n{'us':26} {'candidates':76} {'torch':>8} {'GB/s':>6} {'of floor':>8}")
     for name in chosen:
         parts[name][1]()
-
-
-def line(name: str, sets: Sequence[tuple], moved: float, theirs: Call, candidates: dict[str, Call]) -> None:
-    """Times every candidate; one that fails says why, and the others go on."""
-    times: dict[str, float] = {}
-    for label, call in {**candidates, "torch": theirs}.items():
-        try:
-            times[label] = graphed(call, sets)
-        except Exception as error:
-            print(f"  {name}, {label}: {type(error).__name__}: {str(error)[:200]}")
-    other = f"{times.pop('torch'):8.1f}" if "torch" in times else " " * 8
-    best = min(times.values(), default=float("nan"))
-    shown = "  ".join(f"{label} {us:.1f}" for label, us in times.items())
-    print(f"{name:26} {shown:76} {other} {moved / best / 1e3:6.0f} {moved / COPY * 1e6 / best:8.0%}", flush=True)
-
-
-def graphed(call: Call, sets: Sequence[tuple], replays: int = 7) -> float:
-    """Microseconds of one call: the median of replays of a graph that runs it on every set."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for one in sets[:2]:
-            call(*one)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for one in sets:
-            call(*one)
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(replays + 1)]
-    for start, end in events:
-        start.record()
-        graph.replay()
-        end.record()
-    torch.cuda.synchronize()
-    return sorted(start.elapsed_time(end) for start, end in events[1:])[replays // 2] / len(sets) * 1e3
-
-
-def sets_of(make: Callable[[], tuple], size: float, most: int = 24) -> list[tuple]:
-    return [make() for _ in range(max(2, min(most, round(COLD / size) + 1)))]
-
-
-def must(name: str, holds: bool, said: str) -> None:
-    print(f"{'ok   ' if holds else 'WRONG'} {name}: {said}", flush=True)
-    if not holds:
-        sys.exit(1)
 
 
 def off(got: Tensor, wanted: Tensor) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.engine.kernels.jit import HAVE_TRITON, jit, tl, triton
+from workers.engine.kernels.jit import jit, kernels_run, tl, triton
 
 WIDEST = 8192  # a row lies in the registers of one program
 
@@ -30,7 +30,7 @@ def embed(
     """
     tables = media, embeddings
     fits = all(one.dtype == torch.bfloat16 and one.is_contiguous() and one.shape[1] <= WIDEST for one in tables)
-    run = embed_kernel if HAVE_TRITON and embeddings.is_cuda and fits else embed_ref
+    run = embed_kernel if kernels_run(embeddings) and fits else embed_ref
     return run(token_ids, state_slot, media_row, last_token, media, embeddings, decodes)
 
 

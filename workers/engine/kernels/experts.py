@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from workers.engine.kernels.by_expert import by_expert
 from workers.engine.kernels.grouped_mm import grouped_down, grouped_up
-from workers.engine.kernels.jit import HAVE_TRITON
+from workers.engine.kernels.jit import kernels_run
 from workers.engine.kernels.route import Routing
 from workers.engine.kernels.weighted_sum import weighted_sum
 
@@ -27,7 +27,7 @@ def experts(x: Tensor, routing: Routing, up: Tensor, down: Tensor, shared: Tenso
     Returns:
         [T, D] of the dtype of x; added up in fp32.
     """
-    if not (HAVE_TRITON and x.is_cuda and x.dtype == torch.bfloat16):
+    if not (kernels_run(x) and x.dtype == torch.bfloat16):
         return experts_ref(x, routing, up, down, shared)
     return experts_kernel(x, routing, up, down, shared)
 

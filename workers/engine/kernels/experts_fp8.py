@@ -13,12 +13,10 @@ from torch.nn import functional as F
 from workers.engine.kernels.by_expert import by_expert
 from workers.engine.kernels.experts import share
 from workers.engine.kernels.grouped_mm import grouped_down, grouped_up
-from workers.engine.kernels.jit import HAVE_TRITON
+from workers.engine.kernels.jit import kernels_run
+from workers.engine.kernels.quantise import E4M3, E4M3_MAX
 from workers.engine.kernels.route import Routing
 from workers.engine.kernels.weighted_sum import weighted_sum
-
-E4M3 = torch.float8_e4m3fn
-E4M3_MAX = 448.0
 
 
 def experts_fp8(
@@ -48,7 +46,7 @@ def experts_fp8(
     Returns:
         [T, D] of `out_dtype`; added up in fp32.
     """
-    kernel = HAVE_TRITON and codes.is_cuda and out_dtype == torch.bfloat16
+    kernel = kernels_run(codes) and out_dtype == torch.bfloat16
     op = experts_fp8_kernel if kernel else experts_fp8_ref
     return op(
         codes, routing, up, up_scale, up_input_scale, down, down_scale, down_input_scale, out_dtype, shared

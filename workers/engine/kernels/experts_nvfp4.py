@@ -25,7 +25,7 @@ from torch import Tensor
 from workers.engine.kernels.by_expert import Sorted, by_expert
 from workers.engine.kernels.experts import experts
 from workers.engine.kernels.grouped_mm import Tile, _rows_of
-from workers.engine.kernels.jit import HAVE_TRITON, jit, tl, triton
+from workers.engine.kernels.jit import HAVE_TRITON, jit, kernels_run, tl, triton
 from workers.engine.kernels.route import Routing
 from workers.engine.kernels.weighted_sum import weighted_sum
 
@@ -64,7 +64,7 @@ def experts_nvfp4(
     """
     few = routing.experts.numel() <= FEW_ROWS * len(up)
     whole = up.shape[2] % 8 == down.shape[2] % 8 == 0
-    if HAVE_TRITON and x.is_cuda and x.dtype == torch.bfloat16 and few and whole:
+    if kernels_run(x) and x.dtype == torch.bfloat16 and few and whole:
         return experts_nvfp4_kernel(
             x, routing, up, up_block_scale, up_scale, down, down_block_scale, down_scale, shared
         )  # fmt: skip
@@ -243,7 +243,7 @@ def _grouped_nvfp4(
 
 def dequantised(packed: Tensor, block_scale: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """[E, out, in] of `dtype`."""
-    kernel = HAVE_TRITON and packed.is_cuda
+    kernel = kernels_run(packed)
     return (dequantised_kernel if kernel else dequantised_ref)(packed, block_scale, scale, dtype)
 
 

@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.engine.kernels.jit import jit, kernels_run, tl, triton
-
-E4M3 = torch.float8_e4m3fn
-E4M3_MAX = 448.0
+from workers.engine.kernels.quantise import E4M3, e4m3, quantise_ref
 
 
 class Tile(NamedTuple):
@@ -50,7 +48,7 @@ def gated_norm_ref(
     normed = gated * torch.rsqrt(gated.square().mean(-1, keepdim=True) + eps)
     value = (weight.float() * normed.flatten(-2)).to(gate.dtype)
     # Codes come from the rounded value: the same numbers as when the linear layer quantises it itself.
-    return value if scale is None else (value.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3)
+    return value if scale is None else quantise_ref(value, scale)
 
 
 def gated_norm_kernel(
@@ -105,10 +103,5 @@ def _gated_norm(
     value *= tl.load(weight + channel).to(tl.float32)
     value = value.to(gate.dtype.element_ty)
     if scale is not None:
-        # The quotient to the last bit (Markstein) without a division of each number.
-        value, by = value.to(tl.float32), tl.load(scale)
-        inverse = tl.div_rn(1.0, by)
-        near = value * inverse
-        value = tl.fma(tl.fma(-near, by, value), inverse, near)
-        value = tl.clamp(value, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+        value = e4m3(value, tl.load(scale))
     tl.store(out + row * (GROUPS * GROUP) + channel, value.to(out.dtype.element_ty), mask=inside)

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from workers.engine.kernels.by_expert import Sorted
 from workers.engine.kernels.jit import jit, tl, triton
-
-E4M3 = torch.float8_e4m3fn
+from workers.engine.kernels.quantise import E4M3
 
 
 class Tile(NamedTuple):

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from workers.engine.kernels.jit import jit, kernels_run, tl, triton
+from workers.engine.kernels.quantise import E4M3, E4M3_MAX
 
-E4M3 = torch.float8_e4m3fn
-E4M3_MAX = 448.0
 ROWS = 8  # of a program: 8 KB to read, enough programs already for a few hundred rows
 
 

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from workers.engine.kernels.jit import kernels_run
 from workers.engine.kernels.paged_decode import paged_decode_kernel
 from workers.engine.kernels.paged_prefill import paged_prefill_kernel
-
-E4M3 = torch.float8_e4m3fn
+from workers.engine.kernels.quantise import E4M3
 
 
 def paged_attention(

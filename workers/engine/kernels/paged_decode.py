@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from workers.engine.kernels.jit import jit, tl, triton
+from workers.engine.kernels.quantise import E4M3
 
-E4M3 = torch.float8_e4m3fn
 SPLIT, TILE, WARPS, STAGES = 1024, 64, 4, 3  # positions of a split, and of one turn of its loop
 PROGRAMS = 3  # on one multiprocessor
 SUMMED = 4  # heads of a program that adds splits up

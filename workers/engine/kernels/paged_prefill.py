@@ -6,12 +6,11 @@ triangle is cut in steps of a few rows.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from workers.engine.kernels.jit import TensorDescriptor, jit, tl
+from workers.engine.kernels.quantise import E4M3
 
-E4M3 = torch.float8_e4m3fn
 ROWS, WARPS = 8, 8  # query rows of a program
 TILES = {True: (128, 2), False: (64, 3)}  # positions of one turn of its loop, and stages; by whether the cache is E4M3
 

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.engine.kernels.jit import HAVE_TRITON, jit, tl, triton
+from workers.engine.kernels.jit import jit, kernels_run, tl, triton
+from workers.engine.kernels.quantise import E4M3, e4m3, quantise_ref
 
-E4M3 = torch.float8_e4m3fn
-E4M3_MAX = 448.0
 WIDEST = 8192  # a row lies in the registers of one program
 MOST_CODES = 2
 
@@ -73,7 +72,7 @@ def add_rms_norm_ref(
     wide = weight.float() * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps))
     # Codes come from the rounded value: the same numbers as when the linear layer quantises it itself.
     rounded = wide.to(residual.dtype)
-    codes = tuple((rounded.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3) for scale in scales)
+    codes = tuple(quantise_ref(rounded, scale) for scale in scales)
     return Normed(residual, rounded if value else rounded[:0], codes)
 
 
@@ -108,7 +107,7 @@ def _fits(residual: Tensor, delta: Tensor | None, weight: Tensor, scales: tuple[
     dtypes = {residual.dtype, weight.dtype} | ({delta.dtype} if delta is not None else set())
     dense = residual.stride(1) == 1 and weight.is_contiguous() and (delta is None or delta.stride(1) == 1)
     small = residual.shape[1] <= WIDEST and len(scales) <= MOST_CODES
-    return HAVE_TRITON and residual.is_cuda and dtypes == {torch.bfloat16} and dense and small
+    return kernels_run(residual) and dtypes == {torch.bfloat16} and dense and small
 
 
 @jit
@@ -139,13 +138,3 @@ def _add_rms_norm(
         tl.store(codes_0 + out, e4m3(rounded, tl.load(scale_0)), inside)
     if scales > 1:
         tl.store(codes_1 + out, e4m3(rounded, tl.load(scale_1)), inside)
-
-
-@jit
-def e4m3(x, scale):
-    """E4M3 of x / scale; what is too large saturates, NaN stays."""
-    # The quotient to the last bit (Markstein) without a division of each number; infinity is kept out of it.
-    wide, inverse = x.to(tl.float32), tl.div_rn(1.0, scale)
-    ratio = tl.clamp(wide * inverse, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
-    ratio = tl.fma(tl.fma(-ratio, scale, wide), inverse, ratio)
-    return tl.clamp(ratio, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL).to(tl.float8e4nv)

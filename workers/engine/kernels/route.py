@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.engine.kernels.jit import HAVE_TRITON, jit, tl, triton
+from workers.engine.kernels.jit import jit, kernels_run, tl, triton
 
 # Rows of a tile of scores, and parts of the sum of each, by the most tokens: enough programs for 132 processors.
 SCORE_TILES = ((128, 16, 21), (512, 16, 7), (1024, 32, 7), (2048, 64, 3))
@@ -44,7 +44,7 @@ def route(x: Tensor, weight: Tensor, bias: Tensor, *, top_k: int, scale: float, 
     experts, width = weight.shape
     # Tensor cores multiply bf16 exactly and add in fp32.
     fits = x.dtype == torch.bfloat16 and experts in (64, 128, 256) and width % DEPTH == 0
-    op = route_kernel if HAVE_TRITON and x.is_cuda and fits else route_ref
+    op = route_kernel if kernels_run(x) and fits else route_ref
     return op(x, weight, bias, top_k=top_k, scale=scale, normalise=normalise)
 
 

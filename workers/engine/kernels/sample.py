@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.engine.kernels.jit import HAVE_TRITON, jit, tl
+from workers.engine.kernels.jit import jit, kernels_run, tl
 from workers.engine.kernels.philox import uniform, uniform_of
 
 NEGATIVE = float("-inf")
@@ -57,7 +57,7 @@ def sample(
     Returns:
         [S] int64.
     """
-    fits = HAVE_TRITON and logits.is_cuda and logits.dtype in KEY_SHIFT and logits.stride(1) == 1
+    fits = kernels_run(logits) and logits.dtype in KEY_SHIFT and logits.stride(1) == 1
     return (sample_kernel if fits else sample_ref)(
         logits, temperature, top_p, top_k, seed, position, forced_id, mask_row, masks, greedy=greedy
     )  # fmt: skip

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.engine.kernels.jit import HAVE_TRITON, jit, tl, triton
-from workers.engine.kernels.rms_norm import E4M3, E4M3_MAX, e4m3
+from workers.engine.kernels.jit import jit, kernels_run, tl, triton
+from workers.engine.kernels.quantise import E4M3, E4M3_MAX, e4m3
 
 WIDEST = 16384  # a row lies in the registers of one program
 
@@ -24,7 +24,7 @@ def squared_relu(x: Tensor, scale: Tensor | None = None) -> Tensor:
     Returns:
         [T, F] of x's dtype; with a scale E4M3 of that value / scale.
     """
-    fits = HAVE_TRITON and x.is_cuda and x.dtype == torch.bfloat16 and x.is_contiguous() and x.shape[1] <= WIDEST
+    fits = kernels_run(x) and x.dtype == torch.bfloat16 and x.is_contiguous() and x.shape[1] <= WIDEST
     return (squared_relu_kernel if fits else squared_relu_ref)(x, scale)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.engine.kernels.jit import HAVE_TRITON, jit, tl, triton
+from workers.engine.kernels.jit import jit, kernels_run, tl, triton
 
 # Work inside a tile grows with the square of its rows, and a longer one would save nothing that passes through memory.
 # Two programs of four warps share a processor: one multiplies while the other waits.
@@ -64,7 +64,7 @@ def fits(xbc: Tensor, dt: Tensor, state: Tensor) -> bool:
     sizes = all(16 <= size <= 128 and size & (size - 1) == 0 for size in state.shape[2:])
     dtypes = (xbc.dtype, dt.dtype, state.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
     dense = xbc.stride(1) == dt.stride(1) == 1 and state.is_contiguous()
-    return HAVE_TRITON and xbc.is_cuda and sizes and dtypes and dense
+    return kernels_run(xbc) and sizes and dtypes and dense
 
 
 # The tables of a step come as slices: where they begin must not decide about compiling.
