@@ -111,7 +111,7 @@ def test_what_the_model_cannot_answer_is_a_gap_that_says_so(db: Engine, run: Cal
         db
     )
     (clip,) = asked(db, "select state, rejected, error from omni.units where kind = 'clip'")
-    assert (clip.state, clip.rejected) == ("dead", 2) and "the answer was refused (" in clip.error["message"]
+    assert (clip.state, clip.rejected) == ("dead", 2) and "refused (length)" in clip.error["message"]
     gaps = asked(db, "select * from omni_v1.coverage where state = 'failed'")
     assert [(row.source_name, row.page) for row in gaps] == [("report.pdf", 2)] and "16 tokens" in gaps[0].reason, (
         asked(db, "select * from omni_v1.coverage")
